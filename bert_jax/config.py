@@ -1,0 +1,296 @@
+"""Config at the edge: an ml_collections.ConfigDict becomes frozen dataclasses once, and is checked once.
+
+A recipe in `configs/` starts from `default_config()` and changes fields; `parse` turns the result (with the command
+line's overrides in it) into a `Config`. A wrong field ends in one line that says what, where and what to do.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from data_prep.errors import InputError
+
+OBJECTIVES = ("nsp", "sop", "mlm")
+MASKINGS = ("token", "whole_word")
+REMATS = ("none", "dots", "full")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The encoder. Sizes are numbers of features, layers, heads, positions; rates are probabilities."""
+
+    family: str = "bert"
+    vocab_size: int = 0  # 0: the corpus's
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    layer_norm_eps: float = 1e-12
+    dtype: str = "bfloat16"  # of the large products; parameters, norms, softmax and losses stay float32
+    attention: str = "einsum"
+    remat: str = "none"
+
+    @property
+    def head_size(self) -> int:
+        """Features a head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table inside: a multiple of 128, so that it tiles and shards; exports are unpadded."""
+        return math.ceil(self.vocab_size / 128) * 128
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What an example is and how rows are made of examples."""
+
+    corpus: Any = ""  # a path, or a list of {path, weight}
+    seq_len: int = 128
+    objective: str = "nsp"
+    packing: bool = True
+    short_seq_prob: float = 0.1
+    masking: str = "token"
+    mask_prob: float = 0.15
+    max_predictions: int = 0  # a row; 0: mask_prob * seq_len rounded up
+    block_tokens: int = 2**20  # about how many tokens are shuffled, paired and packed together
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """A stretch of training with its own rows and batch; `learning_rate` 0 follows the run's one schedule."""
+
+    num_steps: int = 0
+    seq_len: int = 0
+    global_batch_size: int = 0
+    learning_rate: float = 0.0
+    warmup_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Steps are optimizer updates; batch sizes are rows over all devices and accumulation."""
+
+    num_steps: int = 1000
+    global_batch_size: int = 256
+    accumulation: int = 1
+    log_every: int = 10
+    eval_every: int = 0  # 0: only at the end
+    checkpoint_every: int = 1000
+    phases: tuple[PhaseConfig, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """As in torch.optim.AdamW, with linear warm-up and linear decay to zero."""
+
+    name: str = "adamw"
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    schedule: str = "linear"
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+    max_grad_norm: float = 1.0  # 0: no clipping
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices an axis; -1 takes what the other axes leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """`keep` newest checkpoints stay; step 0 never counts."""
+
+    keep: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    seed: int = 0
+    init: str = ""  # a directory to start from: a run, or a Hugging Face one
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases of the run, one where none are given."""
+        if not self.train.phases:
+            return (PhaseConfig(self.train.num_steps, self.data.seq_len, self.train.global_batch_size),)
+        return self.train.phases
+
+    def num_steps(self) -> int:
+        """Optimizer updates of the whole run."""
+        return sum(phase.num_steps for phase in self.phases())
+
+
+def max_predictions(data: DataConfig, seq_len: int) -> int:
+    """Prediction slots a row, P."""
+    return data.max_predictions or math.ceil(data.mask_prob * seq_len - 1e-9)
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every field at its default: what a recipe in `configs/` starts from."""
+    fields = to_dict(Config())
+    config = ml_collections.ConfigDict(fields)
+    # A path or a list of {path, weight}; an empty list, or phases: these two change type.
+    config.data.unlock().update(corpus=ml_collections.config_dict.placeholder(object))
+    config.data.corpus = ""
+    config.train.unlock().update(phases=ml_collections.config_dict.placeholder(object))
+    config.train.phases = ()
+    return config.lock()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass of this file as plain dicts, lists and scalars (what `config.json` holds)."""
+    return dataclasses.asdict(config, dict_factory=lambda items: {key: _plain(value) for key, value in items})
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """The sentence that names the nearest known name, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def from_dict(kind: type, fields: Any, where: str = "config") -> Any:
+    """Builds dataclass `kind` from a mapping, strictly.
+
+    Raises:
+      InputError: an unknown field (names the nearest right one) or a value of the wrong type.
+    """
+    if not hasattr(fields, "items"):
+        raise InputError(f"{where} is {fields!r}; it must be a group of fields")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, value in fields.items():
+        if name not in hints:
+            raise InputError(f"{where}.{name} is not a field; {nearest(name, [f'{where}.{known}' for known in hints])}")
+        values[name] = _convert(hints[name], value, f"{where}.{name}")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if hint is Any:
+        return _unwrap(value)
+    if isinstance(hint, types.GenericAlias):  # tuple[PhaseConfig, ...]
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where} is {value!r}; it must be a list")
+        return tuple(from_dict(hint.__args__[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InputError(f"{where} is {value!r}; it must be of type {hint.__name__}")
+    return value
+
+
+def _unwrap(value: Any) -> Any:
+    """ConfigDicts and tuples as plain dicts and lists."""
+    if hasattr(value, "items"):
+        return {key: _unwrap(item) for key, item in value.items()}
+    return [_unwrap(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def parse(config_dict: Any) -> Config:
+    """A ConfigDict (or plain dict) as a checked `Config`.
+
+    Raises:
+      InputError: the first field that is wrong, with its value and what to do.
+    """
+    config = from_dict(Config, config_dict)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raises InputError for the first value that cannot work, whatever the devices."""
+    model, data, train, optimizer = config.model, config.data, config.train, config.optimizer
+    _one_of("config.model.family", model.family, ("bert",))
+    _one_of("config.model.dtype", model.dtype, DTYPES)
+    _one_of("config.model.attention", model.attention, ("einsum",))
+    _one_of("config.model.remat", model.remat, REMATS)
+    _one_of("config.data.objective", data.objective, OBJECTIVES)
+    _one_of("config.data.masking", data.masking, MASKINGS)
+    _one_of("config.optimizer.name", optimizer.name, ("adamw",))
+    _one_of("config.optimizer.schedule", optimizer.schedule, ("linear",))
+    for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "type_vocab_size"):
+        _at_least(f"config.model.{name}", getattr(model, name), 1)
+    if model.hidden_size % model.num_heads:
+        raise InputError(
+            f"config.model.hidden_size={model.hidden_size} is not divisible by num_heads={model.num_heads}; "
+            f"choose heads that divide it, say {math.gcd(model.hidden_size, 2 * model.num_heads)}"
+        )
+    if data.objective != "mlm" and model.type_vocab_size < 2:
+        raise InputError(f"config.model.type_vocab_size=1 has no id for a second part; {data.objective} needs 2")
+    for name, rate in (
+        ("model.hidden_dropout_rate", model.hidden_dropout_rate),
+        ("model.attention_dropout_rate", model.attention_dropout_rate),
+        ("data.short_seq_prob", data.short_seq_prob),
+        ("data.mask_prob", data.mask_prob),
+    ):
+        if not 0.0 <= rate < 1.0:
+            raise InputError(f"config.{name}={rate} is no probability below 1; give one from 0 to 1")
+    if data.mask_prob == 0.0:
+        raise InputError("config.data.mask_prob=0 leaves nothing to predict; the paper's value is 0.15")
+    _at_least("config.data.max_predictions", data.max_predictions, 0)
+    _at_least("config.data.block_tokens", data.block_tokens, 1024)
+    _at_least("config.train.accumulation", train.accumulation, 1)
+    _at_least("config.train.log_every", train.log_every, 1)
+    _at_least("config.train.eval_every", train.eval_every, 0)
+    _at_least("config.train.checkpoint_every", train.checkpoint_every, 1)
+    _at_least("config.checkpoint.keep", config.checkpoint.keep, 1)
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"config.seed={config.seed} does not fit; give a number from 0 to 2**32 - 1")
+    for i, phase in enumerate(config.phases()):
+        where = f"config.train.phases[{i}]" if train.phases else "config.train"
+        _at_least(f"{where}.num_steps", phase.num_steps, 1)
+        _at_least(f"{where}.global_batch_size", phase.global_batch_size, 1)
+        name = f"{where}.seq_len" if train.phases else "config.data.seq_len"
+        _at_least(name, phase.seq_len, 8)
+        if phase.seq_len > model.max_position_embeddings:
+            raise InputError(
+                f"{name}={phase.seq_len} exceeds config.model.max_position_embeddings={model.max_position_embeddings}; "
+                "raise that or shorten the rows"
+            )
+        if phase.global_batch_size % train.accumulation:
+            raise InputError(
+                f"{where}.global_batch_size={phase.global_batch_size} is not divisible by "
+                f"accumulation={train.accumulation}; use a multiple of it"
+            )
+
+
+def _one_of(where: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{where}={value!r} is not known; {nearest(str(value), known)}")
+
+
+def _at_least(where: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{where}={value} is too small; it must be at least {least}")

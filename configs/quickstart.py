@@ -1,0 +1,29 @@
+"""The recipe of `make quickstart`: a small BERT on the docstrings of Python and of this program's dependencies.
+
+    bert-jax pretrain --config configs/quickstart.py --config.data.corpus=quickstart/corpus --workdir quickstart/run
+
+Hardware: two CPU cores, some minutes. Expect a held-out MLM loss well below the unigram model's (both are printed by
+`bert-jax evaluate`): it has learned which words go together, not yet what they mean.
+"""
+
+from bert_jax.config import default_config
+
+
+def get_config():
+    """The recipe."""
+    config = default_config()
+    config.model.update(
+        hidden_size=256,
+        num_layers=4,
+        num_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=128,
+        # So short a training underfits: dropout would only slow it down.
+        hidden_dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        dtype="float32",
+    )
+    config.data.update(seq_len=128)
+    config.train.update(num_steps=600, global_batch_size=32, log_every=10, eval_every=300, checkpoint_every=150)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=60)
+    return config
