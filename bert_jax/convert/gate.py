@@ -1,0 +1,190 @@
+"""The gate of an export: what the written files compute must be what the trainer's model computes.
+
+The model itself runs on a probe, which is stored beside it for anybody to check. That is not enough: a model after few
+steps has biases near 0 and norms near 1, behind which a swapped or dropped tensor hides. So two stand-ins of the same
+shapes, all their numbers random, go through the same code, with a probe that visits the whole position table: a broad
+one, whose activations lie where the forms of gelu differ, and a narrow one, whose norms see variances so small that
+their epsilon shows. A key's bias changes no attention probability, so no logit can tell when it is lost; therefore the
+gate also counts that every number of the stand-ins is in the file.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import safe_open
+
+from bert_jax.checkpoint import SavedModel
+from bert_jax.config import ModelConfig
+from bert_jax.convert.hf_files import WEIGHTS_FILE
+from bert_jax.convert.mapping import Params, leaves, nest
+from bert_jax.convert.reference import InconsistentFiles, forward
+from bert_jax.model.bert import bind
+from bert_jax.model.classifier import classifier_logits
+
+ABSOLUTE, RELATIVE = 2e-5, 1e-5  # of the largest logit
+_ROWS, _LENGTH = 4, 16
+_STAND_IN_ROWS, _STAND_IN_LENGTH = 2, 48
+_NARROW = 0.003
+
+Probe = dict[str, np.ndarray]
+
+
+class ConversionMismatch(Exception):
+    """The written files do not compute what the model computes; the message says which output differs by how much."""
+
+
+def probe_inputs(config: ModelConfig, seed: int = 0) -> Probe:
+    """Random rows, int64 [B,S]: one text, two texts, each with and without padding.
+
+    input_ids, attention_mask, token_type_ids as transformers takes them; positions count up.
+    """
+    draw = np.random.Generator(np.random.Philox(seed))
+    rows, length = _ROWS, min(_LENGTH, config.max_position_embeddings)
+    ids = draw.integers(0, config.vocab_size, (rows, length))
+    used = np.array([length, length, max(1, length - 3), max(1, length // 2)])
+    second = np.array([length, length // 2, length // 3, length])  # where the second text begins
+    places = np.arange(length)[None]
+    mask = (places < used[:, None]).astype(np.int64)
+    types = ((places >= second[:, None]) & (mask > 0)).astype(np.int64)
+    return {
+        "input_ids": np.where(mask > 0, ids, 0),
+        "attention_mask": mask,
+        "token_type_ids": np.minimum(types, config.type_vocab_size - 1),
+    }
+
+
+@functools.lru_cache(maxsize=4)
+def _outputs(config: ModelConfig, objective: str) -> Callable[[Params, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    """Jitted: params and a batch to the outputs under transformers' names."""
+
+    def outputs(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        if objective not in ("nsp", "sop", "mlm"):
+            return {"logits": classifier_logits(config, params, batch)}
+        bert = bind(config, objective, params)
+        hidden = bert.encode(batch)
+        everywhere = jnp.broadcast_to(jnp.arange(hidden.shape[1]), hidden.shape[:2])
+        words = bert.mlm_logits(hidden, everywhere)[..., : config.vocab_size]
+        if objective == "mlm":
+            return {"logits": words}
+        pairs = bert.nsp_logits(bert.pool(hidden, everywhere[:, :1]))[:, 0]
+        return {"prediction_logits": words, "seq_relationship_logits": pairs}
+
+    return jax.jit(outputs)
+
+
+def model_outputs(model: SavedModel, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the trainer's model says, float32 with full products, under transformers' names; as `reference.forward`."""
+    counting = np.broadcast_to(np.arange(inputs["input_ids"].shape[1]), inputs["input_ids"].shape)
+    batch = {
+        "input_ids": inputs["input_ids"],
+        "token_type_ids": inputs["token_type_ids"],
+        "position_ids": inputs.get("position_ids", counting),
+        "segment_ids": inputs["attention_mask"],
+    }
+    run = _outputs(dataclasses.replace(model.config, dtype="float32"), model.objective)
+    with jax.default_matmul_precision("highest"):
+        return jax.tree.map(np.asarray, run(model.params, {k: np.asarray(v, np.int32) for k, v in batch.items()}))
+
+
+def check(directory: Path, model: SavedModel, inputs: Probe) -> dict[str, np.ndarray]:
+    """Compares the files in a directory with the model on a probe.
+
+    Returns:
+      the outputs, float32: the model's; at padding, where transformers' attention differs from ours, the reference's.
+
+    Raises:
+      ConversionMismatch: they differ by more than 2e-5 and 1e-5 of the largest logit.
+    """
+    expected = model_outputs(model, inputs)
+    try:
+        computed = forward(directory, inputs)
+    except InconsistentFiles as error:
+        raise ConversionMismatch(f"the written files are inconsistent: {error}") from None
+    if computed.keys() != expected.keys():
+        raise ConversionMismatch(f"the files give {', '.join(computed)}; the model gives {', '.join(expected)}")
+    outputs = {}
+    for name, ours in expected.items():
+        theirs = computed[name]
+        if theirs.shape != ours.shape:
+            raise ConversionMismatch(f"{name} has shape {theirs.shape} from the files; the model's is {ours.shape}")
+        compared = np.ones(ours.shape[:1], bool) if ours.ndim == 2 else inputs["attention_mask"] > 0
+        largest = float(np.abs(theirs[compared]).max())
+        difference = float(np.abs(theirs[compared] - ours[compared]).max())
+        allowed = ABSOLUTE + RELATIVE * largest
+        if not difference <= allowed:  # a NaN is no agreement
+            raise ConversionMismatch(
+                f"{name} of the written files differs from the model's by {difference:.3g} "
+                f"(largest logit {largest:.3g}, allowed {allowed:.3g}); nothing was written"
+            )
+        outputs[name] = np.where(compared.reshape(compared.shape + (1,) * (ours.ndim - compared.ndim)), ours, theirs)
+    return {name: value.astype(np.float32) for name, value in outputs.items()}
+
+
+def stand_in(model: SavedModel, narrow: bool, seed: int = 0) -> SavedModel:
+    """A model of the same shapes whose every number is random; nothing of it is 0 or 1 by convention.
+
+    Args:
+      model: whose shapes it takes.
+      narrow: hidden states and what goes into norms are about 0.003, whose square is near enough to 1e-6 for an
+        epsilon of that size to show; otherwise about 1.
+      seed: of the numbers.
+    """
+    draw = np.random.Generator(np.random.Philox(seed))
+    size = _NARROW if narrow else 1.0
+    weight = model.config.hidden_size**-0.5
+
+    def numbers(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        values = draw.standard_normal(shape, np.float32)
+        if path.endswith("/embedding"):
+            return (_NARROW if narrow else 0.1) * values
+        if path.endswith("/kernel"):
+            return (weight / size if path.startswith("pooler/") else weight) * values
+        inside = path.startswith(("embeddings/", "layers/", "mlm/transform/"))
+        return (size if inside else 1.0) * ((1.0 if path.endswith("/scale") else 0.0) + 0.2 * values)
+
+    pairs = ((path, numbers(path, np.shape(leaf)).astype(np.float32)) for path, leaf in leaves(model.params))
+    return dataclasses.replace(model, params=nest(pairs))
+
+
+def stand_in_inputs(config: ModelConfig, seed: int = 1) -> Probe:
+    """Rows whose positions are spread over the whole table, from the first to the last."""
+    draw = np.random.Generator(np.random.Philox(seed))
+    rows, length = _STAND_IN_ROWS, min(_STAND_IN_LENGTH, config.max_position_embeddings)
+    places = np.linspace(0, config.max_position_embeddings - 1, rows * length).round().astype(np.int64)
+    mask = np.ones((rows, length), np.int64)
+    mask[1:, length - length // 4 :] = 0
+    return {
+        "input_ids": draw.integers(0, config.vocab_size, (rows, length)),
+        "attention_mask": mask,
+        "token_type_ids": draw.integers(0, config.type_vocab_size, (rows, length)),
+        "position_ids": places.reshape(length, rows).T.copy(),
+    }
+
+
+def check_nothing_lost(directory: Path, model: SavedModel) -> None:
+    """Every number but the padded vocabulary's is in the file, wherever: count and sum of magnitudes agree.
+
+    Raises:
+      ConversionMismatch: they do not.
+    """
+    vocab = model.config.vocab_size
+    ours = [
+        np.asarray(leaf)[:vocab] if path in ("embeddings/word/embedding", "mlm/decoder/bias") else np.asarray(leaf)
+        for path, leaf in leaves(model.params)
+    ]
+    with safe_open(directory / WEIGHTS_FILE, "np") as file:
+        names = list(file.keys())
+        count = sum(file.get_tensor(name).size for name in names)
+        total = sum(float(np.abs(file.get_tensor(name), dtype=np.float64).sum()) for name in names)
+    expected = sum(float(np.abs(leaf, dtype=np.float64).sum()) for leaf in ours)
+    size = sum(leaf.size for leaf in ours)
+    if count != size or not abs(total - expected) <= 1e-9 * expected:
+        raise ConversionMismatch(
+            f"the file holds {count} numbers with magnitudes of sum {total:.12g}; the model has {size} "
+            f"of sum {expected:.12g}; nothing was written"
+        )

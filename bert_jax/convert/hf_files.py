@@ -1,0 +1,156 @@
+"""The files of a Hugging Face model directory: config.json, and tensors in a safetensors file or several with an index.
+
+Nothing here runs code from the directory: no pickle, no torch, no remote code.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from data_prep.errors import InputError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def is_hf_directory(directory: Path) -> bool:
+    """Whether a directory's config.json is one of transformers'."""
+    try:
+        fields = json.loads((directory / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; InputError where there is none."""
+    try:
+        fields = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; is {path.parent} a model directory?") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); copy the model again") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} holds no JSON object; copy the model again")
+    return fields
+
+
+class Tensors:
+    """The tensors of a directory by name; each is read when it is asked for."""
+
+    def __init__(self, files: dict[str, tuple[Any, str, Path]]):
+        self._files = files
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the file's header."""
+        file, stored, _ = self._files[name]
+        return tuple(file.get_slice(stored).get_shape())
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor of floats as float32.
+
+        Raises:
+          InputError: it is of another kind, holds NaN or infinity, or cannot be read.
+        """
+        file, stored, path = self._files[name]
+        try:
+            kind = file.get_slice(stored).get_dtype()
+            if kind not in _FLOATS:
+                raise InputError(f"{path}: tensor {stored} is of type {kind}; weights must be {', '.join(_FLOATS)}")
+            tensor = file.get_tensor(stored).astype(np.float32)
+        except SafetensorError as error:
+            raise InputError(f"{path}: tensor {stored} cannot be read ({error}); copy the model again") from None
+        if not np.isfinite(tensor).all():
+            raise InputError(f"{path}: tensor {stored} holds NaN or infinity; the model is damaged")
+        return tensor
+
+    def counts_up(self, name: str) -> bool:
+        """Whether an integer tensor is 0, 1, 2, ..."""
+        file, stored, _ = self._files[name]
+        flat = file.get_tensor(stored).reshape(-1)
+        return bool((flat == np.arange(flat.size)).all())
+
+
+@contextlib.contextmanager
+def open_tensors(directory: Path, prefix: str, renamed: Mapping[str, str]) -> Iterator[Tensors]:
+    """The tensors of a directory, under the names of a model with heads.
+
+    Args:
+      directory: with model.safetensors, or an index and its shards.
+      prefix: put in front of all names where none has it (a bare encoder's).
+      renamed: old endings of names to new ones.
+
+    Raises:
+      InputError: no such files, or damaged ones.
+    """
+    with contextlib.ExitStack() as stack:
+        stored: dict[str, tuple[Any, str, Path]] = {}
+        for path in _weight_files(directory):
+            try:
+                file = stack.enter_context(safe_open(path, "np"))
+                stored |= {name: (file, name, path) for name in file.keys()}  # noqa: SIM118 (the handle is no mapping)
+            except FileNotFoundError:
+                raise InputError(f"{path} does not exist, though {INDEX_FILE} names it; copy the model again") from None
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path} is damaged ({error}); copy the model again") from None
+        bare = not any(name.startswith(prefix) for name in stored)
+        yield Tensors({_today(name, prefix if bare else "", renamed): value for name, value in stored.items()})
+
+
+def _today(name: str, prefix: str, renamed: Mapping[str, str]) -> str:
+    for old, new in renamed.items():
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
+    heads = ("cls.", "classifier.")
+    return name if name.startswith(heads) else prefix + name
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / WEIGHTS_FILE).exists():
+        return [directory / WEIGHTS_FILE]
+    if (directory / INDEX_FILE).exists():
+        shards = read_object(directory / INDEX_FILE).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise InputError(f"{directory / INDEX_FILE} has no weight_map; copy the model again")
+        names = sorted({str(name) for name in shards.values()})
+        for name in names:
+            if Path(name).name != name:
+                raise InputError(f"{directory / INDEX_FILE} names {name!r}, which lies elsewhere; copy the model again")
+        return [directory / name for name in names]
+    if (directory / "pytorch_model.bin").exists():
+        raise InputError(
+            f"{directory} holds pytorch_model.bin only, whose format can run code; save the model as safetensors "
+            "with transformers first"
+        )
+    raise InputError(f"{directory} holds no {WEIGHTS_FILE}; is it a Hugging Face model directory?")
+
+
+def write_directory(directory: Path, fields: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> None:
+    """Writes config.json and model.safetensors, marked as transformers expects it."""
+    (directory / CONFIG_FILE).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    save_tensors(directory / WEIGHTS_FILE, tensors)
+
+
+def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """A safetensors file.
+
+    Raises:
+      InputError: it cannot be written (a full disk, say).
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # the library leaves it readable by its owner only
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be written ({error}); free space or name another output") from None

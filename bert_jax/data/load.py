@@ -1,0 +1,368 @@
+"""Rows of a plan to arrays: what the training loop pulls batches from.
+
+The loader's whole state is a `Position`, a few integers, the same on every host. From a position, the rows, pairs and
+packing of everything after it follow; a host assembles only the rows that its devices hold.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import Config
+from bert_jax.data import keyed
+from bert_jax.data.plan import IGNORED, BlockPlan, RowSettings, num_blocks, plan_block
+from data_prep.corpus import Corpus, Split
+from data_prep.errors import InputError
+from data_prep.tokenizer import Tokenizer
+
+Arrays = dict[str, np.ndarray]
+ROW_ARRAYS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "word_starts")
+PREFETCH = 2  # batches ready while a step runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a corpus is read next: row `row` of block `block` of epoch `epoch`."""
+
+    epoch: int = 0
+    block: int = 0
+    row: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run reads next: the phase, and a place in each corpus."""
+
+    phase: int = 0
+    corpora: tuple[Place, ...] = (Place(),)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored beside a checkpoint."""
+        return dataclasses.asdict(self) | {"corpora": [dataclasses.asdict(place) for place in self.corpora]}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Position":
+        """The inverse of `to_json`."""
+        return cls(fields["phase"], tuple(Place(**place) for place in fields["corpora"]))
+
+
+class RowReader:
+    """Rows of one split for one length of rows. Keeps the plan and tokens of the block at hand, plans the next one
+    ahead."""
+
+    def __init__(self, split: Split, settings: RowSettings, seed: int, tokenizer: Tokenizer):
+        self.settings = settings
+        self._split, self._seed, self._tokenizer = split, seed, tokenizer
+        self.num_blocks = num_blocks(split, settings)
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self._plans: dict[tuple[int, int], Future[BlockPlan]] = {}
+        self._block: tuple[int, int] | None = None
+        self._tokens = np.zeros(0, np.int32)
+        self._loaded = np.zeros(0, bool)
+
+    def plan(self, epoch: int, block: int) -> BlockPlan:
+        """The plan of a block; the block after it is planned in the background."""
+        after = (epoch, block + 1) if block + 1 < self.num_blocks else (epoch + 1, 0)
+        for name in ((epoch, block), after):
+            if name not in self._plans:
+                self._plans[name] = self._planner.submit(plan_block, self._split, self.settings, self._seed, *name)
+        self._plans = {name: plan for name, plan in self._plans.items() if name in ((epoch, block), after)}
+        return self._plans[epoch, block].result()
+
+    def advance(self, place: Place, count: int) -> tuple[list[tuple[int, int, np.ndarray]], Place]:
+        """The next `count` rows from a place, as (epoch, block, rows) stretches, and the place after them."""
+        stretches = []
+        epoch, block, row = place.epoch, place.block, place.row
+        while count:
+            rows = self.plan(epoch, block).num_rows
+            taken = min(count, rows - row)
+            if taken > 0:
+                stretches.append((epoch, block, np.arange(row, row + taken)))
+                count, row = count - taken, row + taken
+            if row >= rows:
+                row, block = 0, block + 1
+                if block == self.num_blocks:
+                    epoch, block = epoch + 1, 0
+        return stretches, Place(epoch, block, row)
+
+    def assemble(self, epoch: int, block: int, rows: np.ndarray) -> Arrays:
+        """The arrays of some rows of a block: int32 [R, S] and, for examples, [R, K]."""
+        plan = self.plan(epoch, block)
+        if self._block != (epoch, block):
+            self._block = (epoch, block)
+            self._tokens = np.zeros(plan.token_offsets[-1], np.int32)
+            self._loaded = np.zeros(len(plan.records), bool)
+        chosen = ranges(plan.row_offsets[rows], np.diff(plan.row_offsets)[rows])
+        starts = np.concatenate([plan.a_start[chosen], plan.b_start[chosen][plan.b_length[chosen] > 0]])
+        self._load(plan, np.unique(np.searchsorted(plan.token_offsets, starts, side="right") - 1))
+        renumbered = np.repeat(np.arange(len(rows)), np.diff(plan.row_offsets)[rows])
+        return lay_tokens(plan, chosen, renumbered, len(rows), self._tokens, self.settings, self._tokenizer)
+
+    def _load(self, plan: BlockPlan, places: np.ndarray) -> None:
+        places = places[~self._loaded[places]]
+        if len(places):
+            tokens, offsets = self._split.read(plan.records[places])
+            self._tokens[ranges(plan.token_offsets[places], np.diff(offsets))] = tokens
+            self._loaded[places] = True
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The ranges [start, start + length) one after another; int64."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def lay_tokens(
+    plan: BlockPlan,
+    examples: np.ndarray,
+    row: np.ndarray,
+    num_rows: int,
+    tokens: np.ndarray,
+    settings: RowSettings,
+    tokenizer: Tokenizer,
+) -> Arrays:
+    """Lays examples of a plan into rows.
+
+    Args:
+      plan: gives each example's parts, offset and label.
+      examples: [E] which examples, sorted by row and place.
+      row: [E] the row, from 0, of each.
+      num_rows: R.
+      tokens: [block tokens] ids of the block's records, where loaded.
+      settings: give S and K.
+      tokenizer: gives the special ids and the table of word starts.
+
+    Returns:
+      int32 arrays: `ROW_ARRAYS` [R, S]; `cls_positions`, `next_sentence_labels` [R, K].
+    """
+    seq_len, slots = settings.seq_len, settings.max_examples
+    a_start, a_length = plan.a_start[examples], plan.a_length[examples]
+    b_start, b_length = plan.b_start[examples], plan.b_length[examples]
+    begin = row * seq_len + plan.offset[examples]
+    first_sep = begin + 1 + a_length
+    paired = b_length > 0
+    last = first_sep + np.where(paired, b_length + 1, 0)
+    length = last + 1 - begin
+    first_of_row = np.searchsorted(row, np.arange(num_rows))
+    slot = np.arange(len(row)) - first_of_row[row]
+
+    flat = {name: np.zeros(num_rows * seq_len, np.int32) for name in ROW_ARRAYS}
+    ids = flat["input_ids"]
+    ids[:] = tokenizer.pad_id
+    inside = ranges(begin, length)
+    flat["position_ids"][inside] = inside - np.repeat(begin, length)
+    flat["segment_ids"][inside] = np.repeat(slot + 1, length)
+    flat["token_type_ids"][inside] = inside > np.repeat(first_sep, length)
+    word_start = tokenizer.word_start_table
+    for starts, lengths, to in ((a_start, a_length, begin + 1), (b_start, b_length, first_sep + 1)):
+        part = tokens[ranges(starts, lengths)]
+        where = ranges(to, lengths)
+        ids[where] = part
+        flat["word_starts"][where] = word_start[part]
+        flat["word_starts"][to[lengths > 0]] = 1
+    ids[begin] = tokenizer.cls_id
+    ids[first_sep] = tokenizer.sep_id
+    ids[last[paired]] = tokenizer.sep_id
+    for special in (begin, first_sep, last[paired]):
+        flat["word_starts"][special] = 1
+
+    cls_positions = np.zeros((num_rows, slots), np.int32)
+    labels = np.full((num_rows, slots), IGNORED, np.int32)
+    cls_positions[row, slot] = plan.offset[examples]
+    labels[row, slot] = plan.label[examples]
+    arrays = {name: values.reshape(num_rows, seq_len) for name, values in flat.items()}
+    return arrays | {"cls_positions": cls_positions, "next_sentence_labels": labels}
+
+
+def empty_rows(count: int, settings: RowSettings, tokenizer: Tokenizer) -> Arrays:
+    """Rows of padding, which count for nothing; shapes as `lay_tokens` gives."""
+    arrays = {name: np.zeros((count, settings.seq_len), np.int32) for name in ROW_ARRAYS}
+    arrays["input_ids"][:] = tokenizer.pad_id
+    arrays["cls_positions"] = np.zeros((count, settings.max_examples), np.int32)
+    arrays["next_sentence_labels"] = np.full((count, settings.max_examples), IGNORED, np.int32)
+    return arrays
+
+
+def corpus_weights(corpus: Any) -> list[tuple[str, float]]:
+    """`config.data.corpus` as (path, weight) pairs.
+
+    Raises:
+      InputError: neither a path nor a list of {path, weight} with positive weights.
+    """
+    if isinstance(corpus, str) and corpus:
+        return [(corpus, 1.0)]
+    if not isinstance(corpus, list) or not corpus:
+        raise InputError(f"config.data.corpus is {corpus!r}; give the path of a corpus, or a list of {{path, weight}}")
+    pairs = []
+    for i, item in enumerate(corpus):
+        if not isinstance(item, dict) or set(item) != {"path", "weight"} or not float(item["weight"]) > 0:
+            raise InputError(f"config.data.corpus[{i}] is {item!r}; give {{'path': ..., 'weight': a positive number}}")
+        pairs.append((str(item["path"]), float(item["weight"])))
+    return pairs
+
+
+class Loader:
+    """Batches of a run, from any position.
+
+    Args:
+      config: the run's.
+      corpora: opened, in the order of `config.data.corpus`.
+      tokenizer: theirs.
+    """
+
+    def __init__(self, config: Config, corpora: Sequence[Corpus], tokenizer: Tokenizer):
+        self._config, self._tokenizer = config, tokenizer
+        weights = np.array([weight for _, weight in corpus_weights(config.data.corpus)])
+        self._shares = np.cumsum(weights / weights.sum())[:-1]
+        self._splits = [corpus.split("train") for corpus in corpora]
+        self._readers: dict[int, list[RowReader]] = {}
+
+    def start(self) -> Position:
+        """The position of step 0."""
+        return Position(0, (Place(),) * len(self._splits))
+
+    def readers(self, phase: int) -> list[RowReader]:
+        """A reader a corpus, with the rows of a phase."""
+        if phase not in self._readers:
+            settings = RowSettings.of(self._config.data, self._config.phases()[phase].seq_len)
+            # Corpora of one seed must not draw alike: their numbers enter the seed.
+            seeds = [int(keyed.draw(self._config.seed, i)) for i in range(len(self._splits))]
+            self._readers = {
+                phase: [
+                    RowReader(split, settings, seed, self._tokenizer)
+                    for split, seed in zip(self._splits, seeds, strict=True)
+                ]
+            }
+        return self._readers[phase]
+
+    def enter(self, position: Position, step: int) -> Position:
+        """The position from which step `step` reads, given where the step before it ended: another one at a phase's
+        border.
+
+        Rows of another length make another plan, so each corpus goes on at the head of its next block.
+        """
+        phases = self._config.phases()
+        last_step = sum(phase.num_steps for phase in phases[: position.phase + 1])
+        if step < last_step or position.phase + 1 == len(phases):
+            return position
+        readers = self.readers(position.phase)
+        places = (_next_block(place, reader) for place, reader in zip(position.corpora, readers, strict=True))
+        return Position(position.phase + 1, tuple(places))
+
+    def skip(self, position: Position, step: int) -> Position:
+        """The position after step `step`, nothing read but plans."""
+        position = self.enter(position, step)
+        size = self._config.phases()[position.phase].global_batch_size
+        counts = np.bincount(self._owners(step, size), minlength=len(position.corpora))
+        places = (
+            reader.advance(place, int(count))[1]
+            for reader, place, count in zip(self.readers(position.phase), position.corpora, counts, strict=True)
+        )
+        return Position(position.phase, tuple(places))
+
+    def batch(self, position: Position, step: int, rows: np.ndarray) -> tuple[Arrays, Position]:
+        """One batch, or the rows of it that this process needs.
+
+        Args:
+          position: where step `step` begins to read.
+          step: the step, from 0.
+          rows: sorted numbers, in the batch, of the rows to be assembled.
+
+        Returns:
+          int32 arrays of those rows, with their numbers as `rows`, and the position of the next step.
+        """
+        position = self.enter(position, step)
+        phases = self._config.phases()
+        readers = self.readers(position.phase)
+        size = phases[position.phase].global_batch_size
+        owner = self._owners(step, size)
+        parts: list[Arrays] = []
+        numbers: list[np.ndarray] = []
+        places = []
+        for i, (reader, place) in enumerate(zip(readers, position.corpora, strict=True)):
+            mine = np.flatnonzero(owner == i)
+            stretches, place = reader.advance(place, len(mine))
+            places.append(place)
+            done = 0
+            for epoch, block, block_rows in stretches:
+                number = mine[done : done + len(block_rows)]
+                done += len(block_rows)
+                wanted = np.isin(number, rows)
+                if wanted.any():
+                    parts.append(reader.assemble(epoch, block, block_rows[wanted]))
+                    numbers.append(number[wanted])
+        order = np.argsort(np.concatenate(numbers), kind="stable")
+        arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+        return arrays | {"rows": rows.astype(np.int32)}, Position(position.phase, tuple(places))
+
+    def _owners(self, step: int, size: int) -> np.ndarray:
+        """[B] which corpus each row of the batch comes from: shares of the weights, spread evenly, a function of the
+        step."""
+        if not len(self._shares):
+            return np.zeros(size, np.int64)
+        count = np.uint64(step) * np.uint64(size) + np.arange(size, dtype=np.uint64)
+        with np.errstate(over="ignore"):
+            spread = (
+                count * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(11)
+            ) / 2.0**53  # Weyl: multiples of the golden ratio
+        return np.searchsorted(self._shares, spread, side="right")
+
+    def batches(self, position: Position, step: int, rows_of: Any) -> Iterator[tuple[Arrays, Position]]:
+        """Batches from a position on, assembled ahead in a thread; `rows_of(size)` gives the rows this process
+        needs."""
+        phases = self._config.phases()
+        ends = list(itertools.accumulate(phase.num_steps for phase in phases))
+
+        def produce(before: Future[tuple[Arrays, Position]] | None, step: int) -> tuple[Arrays, Position]:
+            phase = next(i for i, end in enumerate(ends) if step < end)
+            at = before.result()[1] if before else position
+            return self.batch(at, step, rows_of(phases[phase].global_batch_size))
+
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as worker:
+            ready: collections.deque[Future[tuple[Arrays, Position]]] = collections.deque()
+            last: Future[tuple[Arrays, Position]] | None = None
+            for ahead in itertools.chain(range(step, ends[-1]), itertools.repeat(None, PREFETCH)):
+                if ahead is not None:
+                    last = worker.submit(produce, last, ahead)
+                    ready.append(last)
+                if (ahead is None or len(ready) > PREFETCH) and ready:
+                    yield ready.popleft().result()
+
+
+def _next_block(place: Place, reader: RowReader) -> Place:
+    if place.row == 0:
+        return place
+    if place.block + 1 < reader.num_blocks:
+        return Place(place.epoch, place.block + 1, 0)
+    return Place(place.epoch + 1, 0, 0)
+
+
+def validation_batches(
+    split: Split, settings: RowSettings, seed: int, tokenizer: Tokenizer, size: int, rows_of: Any
+) -> Iterator[Arrays]:
+    """Every row of a split once, in batches of `size`; the last one is filled up with rows of padding.
+
+    Pairs and packing are those of epoch 0, so they are the same at every visit; `rows` numbers the rows of the split.
+    """
+    reader = RowReader(split, settings, seed, tokenizer)
+    total = sum(reader.plan(0, block).num_rows for block in range(reader.num_blocks))
+    place = Place()
+    for first in range(0, total, size):
+        present = min(size, total - first)
+        stretches, place = reader.advance(place, present)
+        local = rows_of(size)
+        numbers = np.concatenate([np.full(len(rows), i) for i, (_, _, rows) in enumerate(stretches)])
+        rows = np.concatenate([rows for _, _, rows in stretches])
+        parts = []
+        for i, (epoch, block, _) in enumerate(stretches):
+            here = local[local < present]
+            wanted = rows[here][numbers[here] == i]
+            parts.append(reader.assemble(epoch, block, wanted))
+        parts.append(empty_rows(int((local >= present).sum()), settings, tokenizer))
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        yield arrays | {"rows": (first + local).astype(np.int32)}

@@ -1,0 +1,122 @@
+"""What the model sees at a step: the batches themselves, as text or as arrays, without training up to there."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax import checkpoint
+from bert_jax.config import Config
+from bert_jax.data.load import Loader, Position
+from bert_jax.evaluate import open_corpora
+from bert_jax.masking import IGNORED, MaskSettings, make_mask_fn
+from bert_jax.metrics import read_lines
+from data_prep.errors import InputError
+from data_prep.tokenizer import Tokenizer, load_tokenizer
+
+ARRAYS = (
+    "input_ids",
+    "token_type_ids",
+    "position_ids",
+    "segment_ids",
+    "masked_lm_positions",
+    "masked_lm_labels",
+    "cls_positions",
+    "next_sentence_labels",
+)
+
+
+def batches(config: Config, run: Path | None, step: int, count: int) -> tuple[list[dict[str, np.ndarray]], Tokenizer]:
+    """The batches of steps `step` to `step + count - 1`, masked as the model gets them, and their tokenizer.
+
+    Args:
+      config: of the run or recipe.
+      run: its directory, whose log of positions spares counting from the start; or None.
+      step, count: which steps.
+
+    Raises:
+      InputError: steps outside the run, or steps of phases with rows of different lengths.
+    """
+    total = config.num_steps()
+    if step < 0 or count < 1 or step + count > total:
+        raise InputError(f"--step {step} --steps {count} is outside the run, whose steps are 0 to {total - 1}")
+    corpora = open_corpora(config)
+    tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    loader = Loader(config, corpora, tokenizer)
+    at, position = _nearest_position(run, step, loader.start())
+    found = []
+    seq_lens = set()
+    for current in range(at, step + count):
+        if current < step:
+            position = loader.skip(position, current)
+            continue
+        phase = config.phases()[loader.enter(position, current).phase]
+        arrays, position = loader.batch(position, current, np.arange(phase.global_batch_size))
+        mask_fn = make_mask_fn(MaskSettings.of(config.data, phase.seq_len, tokenizer))
+        masked = jax.jit(mask_fn)(arrays, config.seed, np.int32(current))
+        found.append({name: np.asarray(masked[name]) for name in ARRAYS})
+        seq_lens.add((phase.seq_len, phase.global_batch_size))
+    if len(seq_lens) > 1:
+        raise InputError(f"steps {step} to {step + count - 1} cross from one phase to the next; inspect them apart")
+    return found, tokenizer
+
+
+def _nearest_position(run: Path | None, step: int, start: Position) -> tuple[int, Position]:
+    log = run / "positions.jsonl" if run is not None else None
+    known = [line for line in read_lines(log) if line["step"] <= step] if log is not None and log.exists() else []
+    if not known:
+        return 0, start
+    last = max(known, key=lambda line: line["step"])
+    return last["step"], Position.from_json(last["position"])
+
+
+def as_text(batch: dict[str, np.ndarray], step: int, tokenizer: Tokenizer) -> str:
+    """A batch as people read it: every example apart, a predicted token as `[MASK→word]` or `seen→word`."""
+    lines = []
+    for row in range(len(batch["input_ids"])):
+        segments = batch["segment_ids"][row]
+        padding = int((segments == 0).sum())
+        lines.append(f"── step {step}  row {row}  {segments.max()} example(s), {padding} padding")
+        labels = batch["masked_lm_labels"][row]
+        targets = dict(
+            zip(batch["masked_lm_positions"][row][labels != IGNORED], labels[labels != IGNORED], strict=True)
+        )
+        tokens = tokenizer.tokens(batch["input_ids"][row].tolist())
+        for example in range(1, segments.max() + 1):
+            label = int(batch["next_sentence_labels"][row][example - 1])
+            named = {0: "next", 1: "random", IGNORED: "single"}[label]
+            words = []
+            for place in np.flatnonzero(segments == example):
+                word = tokens[place]
+                if place in targets:
+                    right = tokenizer.tokens([int(targets[place])])[0]
+                    word = f"{word.rstrip(']')}→{right}]" if word == "[MASK]" else f"{word}→{right}"
+                words.append(word)
+            lines.append(f"  {example} ({named})  {' '.join(words)}")
+    return "\n".join(lines)
+
+
+def stacked(found: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Batches stacked: int32 [N, B, S], [N, B, P] and [N, B, K]."""
+    return {name: np.stack([batch[name] for batch in found]).astype(np.int32) for name in ARRAYS}
+
+
+def inspect(config: Config | None, run: Path | None, step: int, count: int, npz: str | None) -> Any:
+    """What `bert-jax inspect` does: the text to print, or None once the arrays are written."""
+    if config is None:
+        assert run is not None
+        config = checkpoint.read_config(run)
+    found, tokenizer = batches(config, run, step, count)
+    if npz is None:
+        return "\n".join(as_text(batch, step + i, tokenizer) for i, batch in enumerate(found))
+    path = Path(npz)
+    temporary = path.with_name(f".{path.name}.partial.npz")
+    try:
+        np.savez_compressed(temporary, allow_pickle=False, **stacked(found))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return None

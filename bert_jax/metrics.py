@@ -1,0 +1,143 @@
+"""What a run writes down: metrics.jsonl, TensorBoard, throughput and model FLOP utilisation."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import Config
+
+# Peak dense bfloat16 FLOP/s of a device, from the vendors' data sheets.
+PEAK_FLOPS = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def step_flops(config: Config, seq_len: int, rows: int, predictions: int, examples: int) -> float:
+    """Floating point operations of the matrix products of one training step, forward and backward.
+
+    Counts what the model needs, not what rematerialisation repeats: 2 a multiply-add, times 3 for the two products of
+    the backward pass (Kaplan et al., 2020; attention as in Chowdhery et al., 2022).
+
+    Args:
+      config: the run's, with the vocabulary's size in it.
+      seq_len, rows: S and B.
+      predictions, examples: slots a row, P and K.
+    """
+    model = config.model
+    hidden = model.hidden_size
+    token = model.num_layers * (4 * hidden * hidden + 2 * hidden * model.intermediate_size + 2 * seq_len * hidden)
+    prediction = hidden * hidden + hidden * model.padded_vocab_size
+    example = hidden * hidden + 2 * hidden if config.data.objective != "mlm" else 0
+    return 6.0 * rows * (seq_len * token + predictions * prediction + examples * example)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak bfloat16 FLOP/s of a device kind as jax names it, None where unknown (a CPU's depends on its clock)."""
+    matching = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(matching, key=len)] if matching else None
+
+
+class MetricsFile:
+    """`metrics.jsonl`, a line a logged step, and the same in TensorBoard. One process of a run writes them.
+
+    Args:
+      workdir: the run directory.
+      updates: what the restored checkpoint has behind it; later lines are cut, so that the file goes on like an
+        uninterrupted run's.
+    """
+
+    def __init__(self, workdir: Path, updates: int):
+        # Imported here: TensorBoard's writer is slow to import, and only training needs it.
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        cut_lines(path, updates)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=updates)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Writes a line, whose `step` is the step, to both places."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in line.items():
+            if name != "step" and value is not None:
+                self._board.add_scalar(name if "/" in name else f"train/{name}", value, line["step"])
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        self._board.close()
+
+
+def cut_lines(path: Path, updates: int) -> None:
+    """Keeps the lines of steps below `updates`, and the evaluations made with at most `updates` updates."""
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break  # the last line of a killed run
+        limit = updates + 1 if is_evaluation(line) else updates
+        if line["step"] < limit:
+            kept.append(text + "\n")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+def is_evaluation(line: dict[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl is about held-out data."""
+    return any(name.startswith("eval/") for name in line)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line that a killed run left half-written is passed over."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+class Progress:
+    """A line on stderr: redrawn where stderr is a terminal, else a new one at most every `every` seconds."""
+
+    def __init__(self, every: float = 10.0):
+        self._terminal = sys.stderr.isatty()
+        self._every = 0.2 if self._terminal else every
+        self._last = 0.0
+
+    def show(self, text: str, last: bool = False) -> None:
+        """Shows the text if it is time, or the last time."""
+        now = time.monotonic()
+        if now - self._last < self._every and not last:
+            return
+        self._last = now
+        ending = "\n" if last or not self._terminal else ""
+        sys.stderr.write(f"\r\x1b[K{text}{ending}" if self._terminal else f"{text}\n")
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45s, 3m20s, 2h05m."""
+    seconds = int(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

@@ -1,0 +1,196 @@
+"""BERT with its pretraining heads (Devlin et al., 2018): module descriptions, and params as a plain nested dict."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from bert_jax.config import ModelConfig
+from bert_jax.model.encoder import run_layers, stack
+from bert_jax.model.layers import (
+    NORMAL,
+    ZEROS,
+    Dense,
+    Dropout,
+    LayerNorm,
+    gelu,
+    in_use,
+    parameter,
+    product,
+    take_positions,
+)
+from bert_jax.model.partitioning import constrain
+from bert_jax.random_bits import Purpose
+
+__all__ = ["Bert", "Dropout", "Params", "abstract_params", "bind", "init_params", "logical_axes"]
+
+Params = dict[str, Any]
+
+PADDED_LOGIT = -1e9  # far below any logit, so exp(it - max) is exactly 0, and far from overflow
+
+
+class Embedding(nnx.Module):
+    """A table of vectors; rows from `used` on are padding, zero at first."""
+
+    def __init__(self, size: int, used: int, features: int, axes: tuple[str, str], rngs: nnx.Rngs):
+        """Declares a [size, features] table."""
+
+        def initializer(key, shape, dtype):
+            return jnp.where(jnp.arange(size)[:, None] < used, NORMAL(key, shape, dtype), 0.0)
+
+        self.axes = axes
+        self.embedding = parameter(rngs, initializer, (size, features), axes)
+
+    def __call__(self, ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        return jnp.take(in_use(self.embedding, self.axes, jnp.float32), ids, axis=0, mode="clip")
+
+
+class Embeddings(nnx.Module):
+    """Word, position and token type, summed in float32 and normed."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        """Declares the three tables and the norm."""
+        size, vocab = config.hidden_size, config.padded_vocab_size
+        self.rate = config.hidden_dropout_rate
+        self.word = Embedding(vocab, config.vocab_size, size, ("vocab", "embed"), rngs)
+        positions, types = config.max_position_embeddings, config.type_vocab_size
+        self.position = Embedding(positions, positions, size, ("position", "embed"), rngs)
+        self.token_type = Embedding(types, types, size, ("token_type", "embed_vector"), rngs)
+        self.norm = LayerNorm(size, config.layer_norm_eps, config.dtype, rngs)
+
+    def __call__(self, batch: Mapping[str, Any], dropout: Dropout | None) -> Float[Array, "B S D"]:
+        summed = (
+            self.word(batch["input_ids"])
+            + self.position(batch["position_ids"])
+            + self.token_type(batch["token_type_ids"])
+        )
+        x = self.norm(constrain(summed, "batch", None, None))
+        if dropout is not None:
+            x = dropout(x, self.rate, Purpose.DROPOUT_EMBEDDINGS)
+        return constrain(x, "batch", None, None)
+
+
+class MlmHead(nnx.Module):
+    """Transform and norm; the decoder's weight is the word embedding, its bias is here."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        """Declares the transform and the decoder's bias."""
+        size, vocab = config.hidden_size, config.padded_vocab_size
+        self.transform = Dense(
+            "BPD,DE->BPE", (size, size), ("embed", "embed_out"), ("embed_vector",), config.dtype, rngs
+        )
+        self.norm = LayerNorm(size, config.layer_norm_eps, config.dtype, rngs)
+        self.dtype = jnp.dtype(config.dtype)
+        self.decoder = DecoderBias(vocab, config.vocab_size, rngs)
+
+    def __call__(self, hidden: Float[Array, "B P D"], table: Float[Array, "V D"]) -> Float[Array, "B P V"]:
+        """Logits against every row of the word table."""
+        transformed = self.norm(gelu(self.transform(hidden)))
+        logits = product("BPD,VD->BPV", self.dtype, ("vocab", "embed"), transformed, table)
+        return logits + self.decoder()
+
+
+class DecoderBias(nnx.Module):
+    """One number a word; padding rows get one so low that they never win and add nothing to the softmax."""
+
+    def __init__(self, size: int, used: int, rngs: nnx.Rngs):
+        """Declares the bias."""
+        self.used = used
+        self.bias = parameter(rngs, ZEROS, (size,), ("vocab_vector",))
+
+    def __call__(self) -> Float[Array, " V"]:
+        bias = in_use(self.bias, ("vocab_vector",), jnp.float32)
+        return jnp.where(jnp.arange(bias.shape[0]) < self.used, bias, PADDED_LOGIT)
+
+
+class Bert(nnx.Module):
+    """Encoder, pooler and heads. Describes; used through `bind` inside pure functions.
+
+    Shapes: B rows, S positions, D hidden size, P predictions a row, K examples a row, V padded vocabulary.
+    """
+
+    def __init__(self, config: ModelConfig, objective: str, rngs: nnx.Rngs):
+        """Declares all parameters; objective `mlm` has neither pooler nor NSP head.
+
+        Args:
+          config: sizes; `vocab_size` must be filled in.
+          objective: "nsp", "sop" or "mlm".
+          rngs: with a `params` stream.
+        """
+        size = config.hidden_size
+        self.config, self.objective = config, objective
+        self.embeddings = Embeddings(config, rngs)
+        self.layers = stack(config, rngs)
+        self.mlm = MlmHead(config, rngs)
+        if objective != "mlm":
+            self.pooler = Dense(
+                "BKD,DE->BKE", (size, size), ("embed", "embed_out"), ("embed_vector",), config.dtype, rngs
+            )
+            self.nsp = Dense("BKD,DC->BKC", (size, 2), ("embed_vector", "label"), ("label",), jnp.float32, rngs)
+
+    def encode(self, batch: Mapping[str, Any], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
+        """Hidden states of the last layer, in `config.dtype`.
+
+        Args:
+          batch: input_ids, token_type_ids, position_ids, segment_ids, int32 [B,S]; attention stays within a segment, 0 is padding.
+          dropout: None for none (evaluation).
+        """
+        names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+        inputs = {name: jnp.asarray(batch[name]) for name in names}
+        x = self.embeddings(inputs, dropout)
+        return run_layers(self.layers, self.config, x, inputs["segment_ids"], dropout)
+
+    def pool(self, hidden: Float[Array, "B S D"], cls_positions: Int[Array, "B K"]) -> Float[Array, "B K D"]:
+        """tanh(dense(hidden state of every example's [CLS]))."""
+        return jnp.tanh(self.pooler(take_positions(hidden, cls_positions)))
+
+    def mlm_logits(self, hidden: Float[Array, "B S D"], positions: Int[Array, "B P"]) -> Float[Array, "B P V"]:
+        """Float32 logits over the padded vocabulary at these positions; padding entries are about -1e9."""
+        return self.mlm(take_positions(hidden, positions), jnp.asarray(self.embeddings.word.embedding[...]))
+
+    def nsp_logits(self, pooled: Float[Array, "B K D"]) -> Float[Array, "B K 2"]:
+        """Float32 logits: 0 the true next, 1 not."""
+        return self.nsp(pooled.astype(jnp.float32))
+
+
+def _build(config: ModelConfig, objective: str, seed: int) -> Bert:
+    # Shardings are given from outside (`sharding.state_shardings`); the logical names are only recorded here.
+    with nnx.use_eager_sharding(False):
+        return Bert(config, objective, nnx.Rngs(params=seed))
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract(config: ModelConfig, objective: str) -> tuple[Any, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: _build(config, objective, 0)))
+
+
+def init_params(config: ModelConfig, objective: str, seed: int) -> Params:
+    """First parameters, float32: truncated normal of deviation 0.02 for kernels and embeddings, zero biases.
+
+    Jit it with shardings to have them created where they belong; values do not depend on the mesh.
+    """
+    return nnx.to_pure_dict(nnx.state(_build(config, objective, seed)))
+
+
+def abstract_params(config: ModelConfig, objective: str) -> Params:
+    """The tree of `init_params` as jax.ShapeDtypeStruct."""
+    shapes = nnx.to_pure_dict(_abstract(config, objective)[1])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
+
+
+def logical_axes(config: ModelConfig, objective: str) -> Params:
+    """The tree of `init_params` with the logical name of every dimension, as declared."""
+    state = _abstract(config, objective)[1]
+    named = jax.tree.map(
+        lambda param: tuple(param.get_metadata("out_sharding")), state, is_leaf=lambda node: isinstance(node, nnx.Param)
+    )
+    return nnx.to_pure_dict(named)
+
+
+def bind(config: ModelConfig, objective: str, params: Params) -> Bert:
+    """The model with these parameters; cheap, for use inside jitted functions."""
+    return nnx.merge(_abstract(config, objective)[0], params)

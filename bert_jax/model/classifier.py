@@ -1,0 +1,53 @@
+"""Encoder, pooler and a linear head on [CLS]: the model of a fine-tuned task (Devlin et al., 2018, section 4.1)."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bert_jax.config import ModelConfig
+from bert_jax.model.bert import Dropout, Params, abstract_params, bind
+from bert_jax.model.layers import NORMAL
+from bert_jax.random_bits import Purpose
+
+_PRETRAINING_HEADS = ("mlm", "nsp")
+
+
+def classifier_shapes(config: ModelConfig, num_labels: int) -> Params:
+    """The tree of such a model as jax.ShapeDtypeStruct: encoder, pooler, `classifier` (kernel [D,C] and bias [C])."""
+    tree = {name: part for name, part in abstract_params(config, "nsp").items() if name not in _PRETRAINING_HEADS}
+    sizes = {"kernel": (config.hidden_size, num_labels), "bias": (num_labels,)}
+    tree["classifier"] = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
+    return tree
+
+
+def init_classifier(config: ModelConfig, num_labels: int, seed: int) -> Params:
+    """A fresh head: kernel [D,C] truncated normal of deviation 0.02, bias [C] zero."""
+    kernel = NORMAL(jax.random.key(seed), (config.hidden_size, num_labels), jnp.float32)
+    return {"kernel": kernel, "bias": jnp.zeros(num_labels, jnp.float32)}
+
+
+def classifier_logits(
+    config: ModelConfig, params: Params, batch: Mapping[str, Array], dropout: Dropout | None = None
+) -> Float[Array, "B C"]:
+    """Float32 logits of a row's one example.
+
+    Args:
+      config: sizes.
+      params: as `classifier_shapes` says.
+      batch: input_ids, token_type_ids, position_ids, segment_ids, int32 [B,S], with [CLS] at position 0.
+      dropout: None for none.
+    """
+    # The pretraining heads are described too but never used here, so they cost nothing.
+    shapes = abstract_params(config, "nsp")
+    unused = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), {name: shapes[name] for name in _PRETRAINING_HEADS}
+    )
+    encoder = {name: part for name, part in params.items() if name != "classifier"}
+    model = bind(config, "nsp", encoder | unused)
+    first = jnp.zeros((batch["input_ids"].shape[0], 1), jnp.int32)
+    pooled = model.pool(model.encode(batch, dropout), first)[:, 0].astype(jnp.float32)
+    if dropout is not None:
+        pooled = dropout(pooled, config.hidden_dropout_rate, Purpose.DROPOUT_HEAD)
+    return pooled @ params["classifier"]["kernel"] + params["classifier"]["bias"]

@@ -1,0 +1,146 @@
+"""What the model is made of: declared parameters, dense products, layer norm, dropout."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from bert_jax import random_bits
+from bert_jax.model.partitioning import constrain
+
+NORMAL = nnx.initializers.truncated_normal(0.02)
+ZEROS = nnx.initializers.zeros_init()
+ONES = nnx.initializers.ones_init()
+
+
+def parameter(rngs: nnx.Rngs, initializer, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+    """Declares a float32 parameter: its shape, first values and the logical names of its dimensions."""
+    return nnx.Param(initializer(rngs.params(), shape, jnp.float32), out_sharding=axes)
+
+
+def in_use(param: nnx.Param, axes: tuple[str, ...], dtype) -> Array:
+    """The parameter in `dtype`, gathered over `fsdp` (after the cast, so that the smaller type travels)."""
+    return constrain(jnp.asarray(param[...], dtype), *axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def product(equation: str, dtype, axes: tuple[str, ...] | None, x: Array, y: Array) -> Array:
+    """einsum(equation, x, y) with operands in `dtype` and float32 sums, forwards and backwards.
+
+    The gradient of a float32 parameter is float32, never rounded to `dtype` on its way. Results narrower than the sums are
+    left to the caller's cast: hardware (and XLA on CPUs) multiplies bfloat16 fast only into float32.
+
+    Args:
+      equation: of einsum, two operands, no letter that only one of the three has.
+      dtype: of the operands.
+      axes: logical names of y's dimensions if it is a parameter, which is gathered for use; else None.
+      x, y: arrays of any float dtype.
+    """
+    return jnp.einsum(equation, x.astype(dtype), _operand(y, dtype, axes), preferred_element_type=jnp.float32)
+
+
+def _operand(y: Array, dtype, axes: tuple[str, ...] | None) -> Array:
+    y = y.astype(dtype)
+    return y if axes is None else constrain(y, *axes)
+
+
+def _product_forward(equation, dtype, axes, x, y):
+    return product(equation, dtype, axes, x, y), (x, y)
+
+
+def _product_backward(equation, dtype, axes, operands, gradient):
+    x, y = operands
+    operand_names, result = equation.split("->")
+    of_x, of_y = operand_names.split(",")
+    gradient = gradient.astype(dtype)
+    into = {"preferred_element_type": jnp.float32}
+    x_gradient = jnp.einsum(f"{result},{of_y}->{of_x}", gradient, _operand(y, dtype, axes), **into)
+    y_gradient = jnp.einsum(f"{of_x},{result}->{of_y}", x.astype(dtype), gradient, **into)
+    return x_gradient.astype(x.dtype), y_gradient.astype(y.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Where every dropout site gets its bits: a function of seed, step, layer, global row and position.
+
+    Attributes:
+      seed, step: non-negative integer scalars (may be traced).
+      rows: [B] global row numbers.
+    """
+
+    seed: Any
+    step: Any
+    rows: Int[Array, " B"]
+
+    def __call__(self, x: Array, rate: float, purpose: random_bits.Purpose, layer: int | Array = 0) -> Array:
+        """Drops elements of x [B, ...] with probability `rate` and scales the others by 1 / (1 - rate)."""
+        if rate == 0.0:
+            return x
+        return random_bits.dropout(x, rate, random_bits.stream(self.seed, self.step, purpose, layer), self.rows)
+
+
+class Dense(nnx.Module):
+    """y = einsum(equation, x, kernel) + bias, with operands and result in `dtype`, sums in float32."""
+
+    def __init__(
+        self,
+        equation: str,
+        shape: tuple[int, ...],
+        axes: tuple[str, ...],
+        bias_axes: tuple[str, ...],
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        """Declares the parameters.
+
+        Args:
+          equation: of einsum; the input, the kernel, the output.
+          shape: of the kernel, inputs first.
+          axes: logical names of the kernel's dimensions.
+          bias_axes: of the bias's, which are the kernel's last.
+          dtype: of the product.
+          rngs: with a `params` stream.
+        """
+        self.equation, self.axes, self.bias_axes, self.dtype = equation, axes, bias_axes, jnp.dtype(dtype)
+        self.kernel = parameter(rngs, NORMAL, shape, axes)
+        self.bias = parameter(rngs, ZEROS, shape[len(shape) - len(bias_axes) :], bias_axes)
+
+    def __call__(self, x: Array) -> Array:
+        y = product(self.equation, self.dtype, self.axes, x, jnp.asarray(self.kernel[...]))
+        return (y + in_use(self.bias, self.bias_axes, jnp.float32)).astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis, in float32 whatever comes in; the result is in `dtype`."""
+
+    def __init__(self, size: int, epsilon: float, dtype, rngs: nnx.Rngs):
+        """Declares scale and bias of `size` features."""
+        self.epsilon, self.dtype = epsilon, jnp.dtype(dtype)
+        self.scale = parameter(rngs, ONES, (size,), ("embed_vector",))
+        self.bias = parameter(rngs, ZEROS, (size,), ("embed_vector",))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        scale = in_use(self.scale, ("embed_vector",), jnp.float32)
+        bias = in_use(self.bias, ("embed_vector",), jnp.float32)
+        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """BERT's activation: x times the normal distribution function, by erf (Hendrycks and Gimpel, 2016), not by tanh."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def take_positions(hidden: Float[Array, "B S D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
+    """The hidden states at some positions of every row."""
+    return jnp.take_along_axis(hidden, positions[..., None], axis=1)

@@ -1,0 +1,92 @@
+"""Random bits as a pure function of (seed, step, purpose, row, position).
+
+Masks and dropout must not depend on the mesh, the number of hosts or accumulation, so every draw is a hash of where it
+stands: nothing is carried along and nothing depends on how an array is cut. The hash is an integer mixer of the
+lowbias32 family (C. Wellons, "Prospecting for Hash Functions", 2018), keyed twice, so that rows whose first keys lie
+close do not become shifted copies of each other. It fuses into its consumer: no random array is ever stored.
+"""
+
+import enum
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+
+class Purpose(enum.IntEnum):
+    """What a draw is for. Every purpose has a stream of its own; numbers are part of a run's identity, never reuse
+    one."""
+
+    MASK_ORDER = 1
+    MASK_KIND = 2
+    MASK_TOKEN = 3
+    SPAN_LENGTH = 4
+    DROPOUT_EMBEDDINGS = 5
+    DROPOUT_HEAD = 6
+    DROPOUT_ATTENTION = 16
+    DROPOUT_ATTENTION_OUTPUT = 17
+    DROPOUT_MLP_OUTPUT = 18
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def stream(seed, step, purpose, layer=0) -> UInt32[Array, "2"]:
+    """The two key words of one purpose at one step.
+
+    Args:
+      seed, step, layer: non-negative integers or integer scalars (may be traced).
+      purpose: a `Purpose`.
+    """
+    words = [jnp.asarray(word).astype(jnp.uint32) for word in (seed, step, int(purpose), layer)]
+    first, second = jnp.uint32(0x243F6A88), jnp.uint32(0x85A308D3)  # digits of pi, as good as any
+    for word in words:
+        first = _mix(first ^ word) + jnp.uint32(0x9E3779B9)
+        second = _mix(second + word) ^ first
+    return jnp.stack([first, second])
+
+
+def row_bits(keys: UInt32[Array, "2"], rows: Int[Array, "B"], shape: tuple[int, ...]) -> UInt32[Array, "B ..."]:
+    """32 random bits for every element of rows of the given shape.
+
+    Args:
+      keys: from `stream`.
+      rows: global row numbers of the rows at hand.
+      shape: the shape of one row; element i (in C order) of row r has the same bits whatever other rows are present.
+
+    Returns:
+      [B, *shape].
+    """
+    rows = rows.astype(jnp.uint32)
+    first = _mix(rows ^ keys[0])
+    second = _mix(first + keys[1])
+    expand = (slice(None),) + (None,) * len(shape)
+    counter = jnp.zeros((1, *shape), jnp.uint32)
+    for axis in range(len(shape)):
+        stride = math.prod(shape[axis + 1 :]) & 0xFFFFFFFF
+        counter = counter + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape), axis + 1) * jnp.uint32(stride)
+    x = counter ^ first[expand]
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = x + second[expand]
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def keep_mask(
+    rate: float, keys: UInt32[Array, "2"], rows: Int[Array, "B"], shape: tuple[int, ...]
+) -> Bool[Array, "B ..."]:
+    """True with probability 1 - rate, independently for every element."""
+    return row_bits(keys, rows, shape) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def dropout(
+    x: Float[Array, "B ..."], rate: float, keys: UInt32[Array, "2"], rows: Int[Array, "B"]
+) -> Float[Array, "B ..."]:
+    """Inverted dropout: zero with probability `rate`, else x / (1 - rate). `rate` 0 returns x itself."""
+    if rate == 0.0:
+        return x
+    return jnp.where(keep_mask(rate, keys, rows, x.shape[1:]), x / (1.0 - rate), 0.0).astype(x.dtype)

@@ -1,0 +1,318 @@
+"""The corpus on disk, and how it is read.
+
+    manifest.json               format version, checksums of all files, settings, counts, audit, fingerprint
+    dataset_info.json  features.json    what tensorflow-datasets needs to read the shards
+    bert_corpus-SPLIT.array_record-i-of-n   the records of a split
+    index/SPLIT-i-of-n.safetensors      the index of each shard (data_prep.index)
+    index/SPLIT.kept.npy                int64: numbers of the kept records, ascending; the others are duplicates
+    index/SPLIT.token_counts.npy        int64 [vocab_size]: how often each token stands in the kept records
+    tokenizer/                          the tokenizer's own files
+
+A record is one document, or a piece of a very long one. Records of a split are numbered from 0 over its shards, in the
+order of the input. SPLIT is train or validation; a split of a tiny corpus may be empty and then has no shard.
+"""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from data_prep.errors import InputError
+from data_prep.index import open_columns
+from data_prep.records import token_dtype
+
+FORMAT_VERSION = 1
+DATASET_NAME = "bert_corpus"
+SPLITS = ("train", "validation")
+MANIFEST = "manifest.json"
+# Open shards cost a file descriptor each, of which a process often has 1024; index files cost an entry of the memory
+# map.
+_OPEN_SHARDS = 256
+_OPEN_INDICES = 8192
+# One call for many records is faster a record, but costs time in proportion to the file.
+_BATCHED_READ = 64
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RecordIndex:
+    """What planning knows of n records, in the order asked for."""
+
+    document: np.ndarray  # int64 [n]: number of the document; pieces of one long document share it
+    first: np.ndarray  # bool [n]: the record begins its document
+    sentence_lengths: np.ndarray  # int32 [sentences of all records], tokens
+    sentence_offsets: np.ndarray  # int64 [n+1] into sentence_lengths
+    word_starts: np.ndarray  # bool [tokens of all records]; the first token of every sentence is True
+    token_offsets: np.ndarray  # int64 [n+1] into word_starts
+
+
+class Corpus:
+    """A finished corpus; opening it reads the manifest only."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]):
+        self.path = path
+        self.manifest = manifest
+        self.fingerprint: str = manifest["fingerprint"]
+        self.tokenizer_dir = path / "tokenizer"
+        self.tokenizer_fingerprint: str = manifest["tokenizer"]["fingerprint"]
+        self.vocab_size: int = manifest["tokenizer"]["vocab_size"]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Corpus":
+        """The corpus at `path`. Raises InputError if there is none, or it is unfinished, damaged or of a newer format."""
+        path = Path(path)
+        state = unfinished(path)
+        if state:
+            raise InputError(state)
+        try:
+            manifest = json.loads((path / MANIFEST).read_bytes())
+            version = manifest["format_version"]
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"{path} is no corpus (it has no {MANIFEST}); make one with: bert-jax build") from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path / MANIFEST} is damaged; build the corpus again") from None
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise InputError(
+                f"{path} has corpus format {version}; this program reads up to {FORMAT_VERSION}: upgrade bert-jax"
+            )
+        try:
+            return cls(path, manifest)
+        except (KeyError, TypeError):
+            raise InputError(f"{path / MANIFEST} is damaged; build the corpus again") from None
+
+    def split(self, name: str) -> "Split":
+        """The split "train" or "validation"."""
+        if name not in SPLITS:
+            raise InputError(f"a corpus has the splits {' and '.join(SPLITS)}, not {name!r}")
+        return Split(self.path, self.manifest, name)
+
+
+def unfinished(path: Path) -> str | None:
+    """One line that says so if a build of this corpus is under way or was broken off, else None."""
+    partial = partial_path(path)
+    if path.name.endswith(".partial") and path.is_dir():
+        return f"{path} is an unfinished build; run its build command again to finish it"
+    if not path.exists() and partial.is_dir():
+        return f"{path} is unfinished ({partial} is there); run its build command again to finish it"
+    return None
+
+
+def partial_path(path: Path) -> Path:
+    """Where a build works until the corpus is whole."""
+    return path.with_name(path.name + ".partial")
+
+
+class Split:
+    """The records of one split; files are opened when they are first asked for. Safe for threads, and to pickle."""
+
+    num_kept: int  # records
+    kept_tokens: int
+    kept_documents: int
+
+    def __init__(self, path: Path, manifest: dict[str, Any], name: str):
+        self._args = (path, manifest, name)
+        self._path, self._name = path, name
+        entry = manifest["splits"][name]
+        self.num_kept, self.kept_tokens = entry["kept_records"], entry["kept_tokens"]
+        self.kept_documents = entry["kept_documents"]
+        self._vocab_size = manifest["tokenizer"]["vocab_size"]
+        self._token_dtype = token_dtype(self._vocab_size)
+        sizes = [shard["records"] for shard in entry["shards"]]
+        self._borders = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+        self.num_records = int(self._borders[-1])
+        self._kept: np.ndarray | None = None
+        self._columns = _Cache(self._open_index, _OPEN_INDICES)
+        self._readers = _Cache(self._open_shard, _OPEN_SHARDS)
+
+    def __reduce__(self) -> tuple[type["Split"], tuple[Path, dict[str, Any], str]]:
+        return Split, self._args
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the split, 0 where it is empty."""
+        return len(self._borders) - 1
+
+    def columns(self, shard: int) -> dict[str, np.ndarray]:
+        """The memory-mapped index columns of one shard (data_prep.index)."""
+        return self._columns(shard)
+
+    def kept_records(self, positions: np.ndarray) -> np.ndarray:
+        """Record numbers, int64 [n], at `positions`, int64 [n] in [0, num_kept), of the array of kept records."""
+        if self._kept is None:
+            file = self._path / kept_name(self._name)
+            self._kept = _load_array(file, self.num_kept)
+        return np.asarray(self._kept[np.asarray(positions, np.int64)])
+
+    def index(self, records: np.ndarray) -> RecordIndex:
+        """What the index knows of `records`, int64 [n], in that order; the shards are not touched."""
+        records = np.asarray(records, np.int64)
+        groups = self._by_shard(records)
+        count = len(records)
+        document, first = np.empty(count, np.int64), np.empty(count, bool)
+        # Where the sentences and tokens of each record begin and end in its shard's columns.
+        sentences, tokens = np.empty((count, 2), np.int64), np.empty((count, 2), np.int64)
+        for shard, places, local in groups:
+            columns = self._columns(shard)
+            document[places] = columns["document"][local]
+            first[places] = columns["first"][local] != 0
+            for spans, offsets in ((sentences, columns["sentence_offsets"]), (tokens, columns["token_offsets"])):
+                spans[places, 0], spans[places, 1] = offsets[local], offsets[local + 1]
+        sentence_offsets, token_offsets = _offsets(sentences), _offsets(tokens)
+        lengths = np.empty(sentence_offsets[-1], np.int32)
+        starts = np.empty(token_offsets[-1], bool)
+        for shard, places, _ in groups:
+            columns = self._columns(shard)
+            begin, size = sentences[places, 0], sentences[places, 1] - sentences[places, 0]
+            lengths[_ranges(sentence_offsets[places], size)] = columns["sentence_lengths"][_ranges(begin, size)]
+            bits = columns["word_starts"]
+            for place in places.tolist():
+                start, end = tokens[place].tolist()
+                to = int(token_offsets[place])
+                unpacked = np.unpackbits(bits[start >> 3 : (end + 7) >> 3])[start & 7 :][: end - start]
+                starts[to : to + end - start] = unpacked.view(bool)
+        return RecordIndex(document, first, lengths, sentence_offsets, starts, token_offsets)
+
+    def read(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of `records`, int64 [n], laid one after the other: ids int32 [total] and offsets int64 [n+1]."""
+        records = np.asarray(records, np.int64)
+        spans = np.zeros((len(records), 2), np.int64)
+        parts: list[np.ndarray] = [np.empty(0, self._token_dtype)] * len(records)
+        size = self._token_dtype.itemsize
+        for shard, places, local in self._by_shard(records):
+            offsets = self._columns(shard)["token_offsets"]
+            spans[places, 1] = offsets[local + 1] - offsets[local]
+            for place, raw in zip(places.tolist(), self._raw(shard, local), strict=True):
+                tokens = int(spans[place, 1])
+                parts[place] = np.frombuffer(raw, self._token_dtype, tokens, len(raw) - tokens * size)
+        flat = np.concatenate(parts) if parts else np.empty(0, self._token_dtype)
+        return flat.astype(np.int32), _offsets(spans)
+
+    def raw_records(self, shard: int) -> list[bytes]:
+        """All records of one shard as they are stored (data_prep.records.decode)."""
+        return self._raw(shard, np.arange(self._borders[shard + 1] - self._borders[shard]))
+
+    def token_counts(self) -> np.ndarray:
+        """How often each token stands in the kept records, int64 [vocab_size]."""
+        return np.array(_load_array(self._path / token_counts_name(self._name), self._vocab_size))
+
+    def _raw(self, shard: int, local: np.ndarray) -> list[bytes]:
+        reader = self._readers(shard)
+        try:
+            if len(local) >= _BATCHED_READ:
+                return list(reader.read(local.tolist()))
+            return [reader.read(i, i + 1)[0] for i in local.tolist()]
+        except (RuntimeError, IndexError, ValueError) as error:
+            file = self._path / shard_name(self._name, shard, self.num_shards)
+            raise InputError(f"{file} cannot be read ({error}); check it with: bert-jax check {self._path}") from None
+
+    def _by_shard(self, records: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """(shard, places in `records`, record numbers within the shard) for every shard that is asked for."""
+        if len(records) == 0:
+            return []
+        if records.min() < 0 or records.max() >= self.num_records:
+            raise IndexError(f"record numbers must be in [0, {self.num_records})")
+        shards = np.searchsorted(self._borders, records, side="right") - 1
+        order = np.argsort(shards, kind="stable")
+        found, starts = np.unique(shards[order], return_index=True)
+        return [
+            (shard, places, records[places] - self._borders[shard])
+            for shard, places in zip(found.tolist(), np.split(order, starts[1:]), strict=True)
+        ]
+
+    def _open_index(self, shard: int) -> dict[str, np.ndarray]:
+        return open_columns(self._path / index_name(self._name, shard, self.num_shards))
+
+    def _open_shard(self, shard: int) -> Any:
+        from array_record.python import array_record_module
+
+        file = self._path / shard_name(self._name, shard, self.num_shards)
+        try:
+            # No readahead and no threads: reads are random, and a corpus has many shards.
+            return array_record_module.ArrayRecordReader(
+                str(file), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            detail = "is missing" if not file.exists() else f"cannot be read ({str(error).splitlines()[0]})"
+            raise InputError(f"{file} {detail}; build the corpus again") from None
+
+
+class _Cache(Generic[T]):
+    """The `limit` last used results of a function of one integer, safe for threads."""
+
+    def __init__(self, make: Callable[[int], T], limit: int):
+        self._make, self._limit = make, limit
+        self._items: OrderedDict[int, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, key: int) -> T:
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+                return self._items[key]
+            item = self._items[key] = self._make(key)
+            if len(self._items) > self._limit:
+                self._items.popitem(last=False)
+            return item
+
+
+def shard_name(split: str, shard: int, count: int) -> str:
+    """File name of a shard, as tensorflow-datasets expects it."""
+    return f"{DATASET_NAME}-{split}.array_record-{shard:05d}-of-{count:05d}"
+
+
+def index_name(split: str, shard: int, count: int) -> str:
+    """File name of a shard's index."""
+    return f"index/{split}-{shard:05d}-of-{count:05d}.safetensors"
+
+
+def kept_name(split: str) -> str:
+    """File name of the array of kept records."""
+    return f"index/{split}.kept.npy"
+
+
+def token_counts_name(split: str) -> str:
+    """File name of the counts of tokens."""
+    return f"index/{split}.token_counts.npy"
+
+
+def manifest_fingerprint(manifest: dict[str, Any]) -> str:
+    """SHA-256 (hex) over everything in the manifest but itself, so over the checksums of all files too."""
+    content = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """The one way in which a manifest is written: any other bytes are damage."""
+    return (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _load_array(file: Path, size: int) -> np.ndarray:
+    try:
+        # An empty file section cannot be mapped.
+        array = np.load(file, mmap_mode="r" if size else None)
+    except (OSError, ValueError, EOFError):
+        raise InputError(f"{file} is missing or damaged; build the corpus again") from None
+    if array.shape != (size,) or array.dtype != np.int64:
+        raise InputError(f"{file} holds {array.dtype} {array.shape}, not int64 ({size},); build the corpus again")
+    return array
+
+
+def _offsets(spans: np.ndarray) -> np.ndarray:
+    """int64 [n+1]: where each of n spans, [n, 2] begin and end, starts when they are laid one after the other."""
+    offsets = np.zeros(len(spans) + 1, np.int64)
+    np.cumsum(spans[:, 1] - spans[:, 0], out=offsets[1:])
+    return offsets
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The integers of [start, start + size) for every pair, one range after the other."""
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - sizes), sizes) + np.arange(total)

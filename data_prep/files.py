@@ -1,0 +1,39 @@
+"""Files of a corpus: written with their checksum, and the one line for those that cannot be written."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import InputError
+
+
+def write_error(path: Path, error: OSError) -> InputError:
+    """The one line for an output that cannot be written."""
+    return InputError(
+        f"{path}: cannot be written ({error.strerror or error}); make room or change the output, "
+        "then run the same command again: finished units are kept"
+    )
+
+
+def checksum(path: Path) -> dict[str, Any]:
+    """SHA-256 and size of a file, as the manifest has them."""
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"sha256": digest, "bytes": stream.tell()}
+
+
+def write_file(path: Path, content: bytes) -> dict[str, Any]:
+    """Writes a file and returns its checksum entry without reading it again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def array_bytes(array: np.ndarray) -> bytes:
+    """The array as the content of a .npy file: a header of 128 bytes (version 1.0), then the values, little-endian."""
+    order = array.astype(array.dtype.newbyteorder("<"))
+    shape = f"({len(order)},)"
+    header = f"{{'descr': '{order.dtype.str}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + order.tobytes()

@@ -1,0 +1,75 @@
+"""The index of one shard: columns in one safetensors file, memory-mapped.
+
+Columns, for n records with S sentences and T tokens:
+    document          int64 [n]     number of the document in the corpus: unit * 2**32 + place in the unit
+    text_hash         uint64 [n]    of the whole document's text
+    sentence_offsets  int64 [n+1]   into sentence_lengths
+    token_offsets     int64 [n+1]   into the tokens of the shard
+    sentence_lengths  uint16 [S]    tokens
+    first             uint8 [n]     1 where the record begins its document
+    word_starts       uint8 [ceil(T / 8)]   a bit a token, the highest bit first
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.errors import InputError
+
+_TYPES = {"I64": "<i8", "U64": "<u8", "U16": "<u2", "U8": "|u1"}
+_COLUMNS = {
+    "document": "I64",
+    "text_hash": "U64",
+    "sentence_offsets": "I64",
+    "token_offsets": "I64",
+    "sentence_lengths": "U16",
+    "first": "U8",
+    "word_starts": "U8",
+}
+
+
+def pack(columns: dict[str, np.ndarray]) -> bytes:
+    """The columns as a safetensors file: widest types first, so that each lies aligned in a memory map, without gaps."""
+    header, parts, at = {}, [], 0
+    for name, kind in _COLUMNS.items():
+        raw = np.ascontiguousarray(columns[name], _TYPES[kind]).tobytes()
+        header[name] = {"dtype": kind, "shape": [len(columns[name])], "data_offsets": [at, at + len(raw)]}
+        parts.append(raw)
+        at += len(raw)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+def open_columns(path: Path) -> dict[str, np.ndarray]:
+    """Read-only columns of an index file, memory-mapped. Raises InputError when it is missing or damaged."""
+    try:
+        raw = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+        header = json.loads(raw[8:start].tobytes())
+        columns = {}
+        for name, kind in _COLUMNS.items():
+            begin, end = header[name]["data_offsets"]
+            if header[name]["dtype"] != kind or start + end > len(raw):
+                raise ValueError(name)
+            columns[name] = raw[start + begin : start + end].view(_TYPES[kind])
+        if not _consistent(columns):
+            raise ValueError("lengths")
+    except FileNotFoundError:
+        raise InputError(f"{path}: the file is missing from its corpus; build the corpus again") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: the file is damaged; build the corpus again") from None
+    return columns
+
+
+def _consistent(columns: dict[str, np.ndarray]) -> bool:
+    records = len(columns["document"])
+    per_record = all(len(columns[name]) == records for name in ("text_hash", "first"))
+    offsets = all(len(columns[name]) == records + 1 for name in ("sentence_offsets", "token_offsets"))
+    return (
+        per_record
+        and offsets
+        and len(columns["sentence_lengths"]) == columns["sentence_offsets"][-1]
+        and len(columns["word_starts"]) == -(-int(columns["token_offsets"][-1]) // 8)
+    )

@@ -1,0 +1,248 @@
+"""A group of work units becomes shards: a pure function of the input, the tokenizer and the settings.
+
+A group's folder holds, for each split that got documents, `SPLIT-k.array_record` and its index `SPLIT-k.safetensors`
+for k = 0, 1, ... (mostly one), `SPLIT.token_counts.npy`, and `unit.json` with counts and checksums. It appears by one
+rename, so it is whole or absent. What depends on other units (duplicates, the place of a shard among all) is left to
+the merge.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import records, segment, sources
+from data_prep.corpus import SPLITS
+from data_prep.errors import InputError
+from data_prep.files import write_error
+from data_prep.shard_writer import ShardWriter
+from data_prep.tokenizer import Tokenizer
+
+UNIT_JSON = "unit.json"
+# Text that goes through the tokenizer in one call, in characters.
+_BATCH_CHARACTERS = 1 << 19
+_SAMPLES = 20
+_SAMPLE_CHARACTERS = 300
+_HASHES = 1 << 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines the content of a corpus besides its input and its tokenizer."""
+
+    language: str = "en"  # ISO 639-1, for the sentence splitter
+    validation_share: float = 0.01  # of the documents, chosen by the hash of their text
+    on_error: str = "fail"  # or "drop": what becomes of input that cannot be read
+    keep_duplicates: bool = False
+    record_tokens: int = 16384  # longer documents are cut into several records
+    unit_bytes: int = 4 << 20  # raw input a unit
+    segmenter: str = segment.SEGMENTER
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON."""
+        return dataclasses.asdict(self)
+
+
+def text_hash(text: str) -> int:
+    """64 bits of BLAKE2b over the text's UTF-8: equal texts are duplicates, and the hash chooses the split."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def group_units(units: Iterable[sources.Unit], unit_bytes: int) -> list[tuple[sources.Unit, ...]]:
+    """Consecutive units in groups of at most `unit_bytes`, a larger one alone: small files do not get a shard each."""
+    groups: list[list[sources.Unit]] = []
+    size = 0
+    for unit in units:
+        if not groups or size + unit.size > unit_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(unit)
+        size += unit.size
+    return [tuple(group) for group in groups]
+
+
+def build_unit(
+    number: int, parts: Sequence[sources.Unit], settings: Settings, tokenizer: Tokenizer, units_dir: Path
+) -> None:
+    """Writes the folder `units_dir/number`: the shards of a group of units.
+
+    Raises InputError for broken input, and when nothing can be written (a full disk).
+    """
+    target = unit_dir(units_dir, number)
+    # Two processes may do the same unit (parts started twice), perhaps on two machines: each works in a folder of its
+    # own.
+    scratch = units_dir / f"tmp-{number}-{socket.gethostname()}-{os.getpid()}"
+    try:
+        scratch.mkdir(parents=True)
+        _Unit(number, settings, tokenizer, scratch).run(parts)
+        try:
+            os.rename(scratch, target)
+        except OSError:
+            # Somebody else was faster with the same bytes.
+            if not (target / UNIT_JSON).exists():
+                raise
+    except OSError as error:
+        raise write_error(target, error) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def unit_dir(units_dir: Path, number: int) -> Path:
+    """The folder of a unit."""
+    return units_dir / f"{number:06d}"
+
+
+class _Unit:
+    """Documents of one unit on their way into shards."""
+
+    def __init__(self, number: int, settings: Settings, tokenizer: Tokenizer, folder: Path):
+        self._number, self._settings, self._tokenizer, self._folder = number, settings, tokenizer, folder
+        self._dtype = records.token_dtype(tokenizer.vocab_size)
+        self._threshold = round(settings.validation_share * _HASHES)
+        self._shards = {split: ShardWriter(folder, split, tokenizer.vocab_size) for split in SPLITS}
+        self._documents = 0
+        self._long_sentences = self._empty_sentences = 0
+        self._samples: list[tuple[int, int, str]] = []
+
+    def run(self, parts: Sequence[sources.Unit]) -> None:
+        """Reads all parts, writes the shards and at last unit.json."""
+        described = []
+        for part in parts:
+            first, dropped = self._documents, Counter[str]()
+            for batch in _batches(part, self._settings.on_error, dropped):
+                self._add(batch, dropped)
+            described.append(
+                {
+                    "source": part.name,
+                    "bytes": part.size,
+                    "first_document": first,
+                    "documents": self._documents - first,
+                    "dropped": dict(sorted(dropped.items())),
+                }
+            )
+        summary = {
+            "parts": described,
+            "long_sentences_cut": self._long_sentences,
+            "empty_sentences": self._empty_sentences,
+            "samples": self._samples,
+            "shards": {split: writer.finish() for split, writer in self._shards.items()},
+        }
+        (self._folder / UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
+
+    def _add(self, documents: list[sources.Document], dropped: Counter[str]) -> None:
+        """Sentences, tokens and records of a batch of documents."""
+        split = [segment.sentences(document.text, self._settings.language) for document in documents]
+        flat, lengths = self._tokenizer.encode_flat([sentence for found in split for sentence in found])
+        starts = self._tokenizer.word_start_table[flat]
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        starts[offsets[:-1][lengths > 0]] = True
+        tokens = flat.astype(self._dtype)
+        end = 0
+        for document, sentences in zip(documents, split, strict=True):
+            begin, end = end, end + len(sentences)
+            sizes = lengths[begin:end]
+            if not sizes.all():
+                self._empty_sentences += int(np.count_nonzero(sizes == 0))
+                sizes = sizes[sizes > 0]
+            if not len(sizes):
+                dropped["no tokens"] += 1
+                continue
+            span = slice(int(offsets[begin]), int(offsets[end]))
+            self._add_document(document, sentences, sizes, tokens[span], starts[span])
+
+    def _add_document(
+        self,
+        document: sources.Document,
+        sentences: list[str],
+        sizes: np.ndarray,
+        tokens: np.ndarray,
+        starts: np.ndarray,
+    ) -> None:
+        key = text_hash(document.text)
+        self._sample(key, sentences)
+        writer = self._shards["validation" if key < self._threshold else "train"]
+        number = (self._number << 32) + self._documents
+        self._documents += 1
+        if len(tokens) <= self._settings.record_tokens:
+            pieces = [sizes]
+        else:
+            sizes, cut = cut_sentences(sizes, starts, self._settings.record_tokens)
+            self._long_sentences += cut
+            pieces = group_sentences(sizes, self._settings.record_tokens)
+        begin = 0
+        for place, piece in enumerate(pieces):
+            end = begin + int(piece.sum())
+            writer.add(document.id, number, key, place == 0, piece, tokens[begin:end], starts[begin:end])
+            begin = end
+
+    def _sample(self, key: int, sentences: list[str]) -> None:
+        """Keeps the sentences whose documents have the smallest mixed hashes: a random sample that no order of units changes."""
+        rank = key * 0x9E3779B97F4A7C15 % _HASHES
+        if len(self._samples) < _SAMPLES or rank < self._samples[-1][0]:
+            sentence = sentences[rank % len(sentences)]
+            # A duplicate of a document is no second sample.
+            self._samples = sorted({*self._samples, (rank, key, sentence[:_SAMPLE_CHARACTERS])})[:_SAMPLES]
+
+
+def _batches(part: sources.Unit, on_error: str, dropped: Counter[str]) -> Iterator[list[sources.Document]]:
+    """Documents in batches of about `_BATCH_CHARACTERS`; what was dropped is counted by reason."""
+    batch: list[sources.Document] = []
+    size = 0
+    try:
+        for item in sources.read(part, on_error):
+            if isinstance(item, sources.Dropped):
+                dropped[item.reason] += 1
+                continue
+            batch.append(item)
+            size += len(item.text)
+            if size >= _BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    except OSError as error:
+        raise InputError(f"{part.path}: cannot be read ({error.strerror or error})") from None
+    if batch:
+        yield batch
+
+
+def cut_sentences(lengths: np.ndarray, word_starts: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
+    """Cuts sentences of more than `limit` tokens: each piece ends before the last word start that fits, or at the limit.
+
+    `lengths` int [n], `word_starts` bool [total], in which the first token of every new piece is marked. Returns the
+    lengths of all pieces and the number of sentences that were cut.
+    """
+    if len(lengths) == 0 or lengths.max() <= limit:
+        return lengths, 0
+    pieces, cut, begin = [], 0, 0
+    for length in lengths.tolist():
+        end = begin + length
+        cut += length > limit
+        while end - begin > limit:
+            borders = np.flatnonzero(word_starts[begin + 1 : begin + limit + 1])
+            size = int(borders[-1]) + 1 if len(borders) else limit
+            pieces.append(size)
+            begin += size
+            word_starts[begin] = True
+        pieces.append(end - begin)
+        begin = end
+    return np.array(pieces, lengths.dtype), cut
+
+
+def group_sentences(lengths: np.ndarray, limit: int) -> list[np.ndarray]:
+    """Consecutive sentences in groups of at most `limit` tokens, each as long as can be. No sentence is longer than that."""
+    ends = np.cumsum(lengths)
+    groups, begin = [], 0
+    while begin < len(lengths):
+        done = int(ends[begin - 1]) if begin else 0
+        end = int(np.searchsorted(ends, done + limit, side="right"))
+        groups.append(lengths[begin:end])
+        begin = end
+    return groups

@@ -1,0 +1,204 @@
+"""One interface over WordPiece and SentencePiece: ids, word starts, special ids, decoding, and the files of the
+directory.
+"""
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from data_prep.chunk_borders import borders
+from data_prep.chunk_cache import ChunkCache, Encoded
+from data_prep.errors import InputError
+from data_prep.tokenizer_files import Definition, config_files, read_definition, vocabulary
+from data_prep.word_starts import word_start_table
+
+_KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe"}
+# Many chunks go to the library in one call: a call of its own for each would cost more than the encoding.
+_CHUNKS_A_CALL = 4096
+
+
+class Tokenizer:
+    """A trained tokenizer; `load_tokenizer` makes one from a directory.
+
+    Attributes:
+        kind: "wordpiece", "unigram" or "bpe".
+        vocab_size: ids are in [0, vocab_size).
+        lowercase: the normaliser folds case.
+        fingerprint: SHA-256 (hex) over what determines ids: pieces, scores, merges, normalisation, special tokens.
+        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the five special tokens.
+        special_ids: int32, sorted: those five, and any other id that stands for no text of its own.
+        word_start_table: bool [vocab_size], True where a piece begins a word wherever it stands.
+    """
+
+    def __init__(self, definition: Definition):
+        self._definition = definition
+        model = definition.json["model"]
+        self.kind = _KINDS[model["type"]]
+        pairs = vocabulary(definition.json)
+        self.vocab_size = pairs[-1][1] + 1
+        self._pieces = [""] * self.vocab_size
+        for piece, i in pairs:
+            self._pieces[i] = piece
+        ids = dict(pairs)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            ids[definition.specials[role]] for role in ("pad", "unk", "cls", "sep", "mask")
+        )
+        added = definition.json.get("added_tokens") or []
+        special = {ids[name] for name in definition.specials.values()} | {t["id"] for t in added if t["special"]}
+        # Slots that were left for later use: no text has them.
+        special |= {i for i, piece in enumerate(self._pieces) if not piece or re.fullmatch(r"\[unused\d+\]", piece)}
+        self.special_ids = np.array(sorted(special), np.int32)
+        byte_level = "ByteLevel" in json.dumps([definition.json["pre_tokenizer"], definition.json["decoder"]])
+        self.word_start_table = word_start_table(self._pieces, self.kind, sorted(special), byte_level)
+        self.fingerprint = _fingerprint(definition, self._pieces)
+        self._full = tokenizers.Tokenizer.from_str(json.dumps(definition.json))
+        self._full.no_truncation()
+        self._full.no_padding()
+        self.lowercase = self._full.normalizer is not None and self._full.normalizer.normalize_str("A") == "a"
+        self._plain = _without_specials(definition, special)
+        self._borders = borders(definition.json)
+        self._cache = ChunkCache(self._borders.split, self._encode_chunks) if self._borders else None
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without [CLS] and [SEP]. A literal "[MASK]" in it is text like any other."""
+        ids, lengths = self.encode_flat(texts)
+        ends = np.cumsum(lengths).tolist()
+        flat = ids.tolist()
+        return [flat[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=False)]
+
+    def encode_flat(self, texts: Sequence[str]) -> Encoded:
+        """The same ids in one array: ids int32 [total] and lengths int32 [len(texts)]. Thousands of sentences a call
+        are fastest.
+        """
+        texts = list(texts)
+        if self._cache is None or self._borders is None:
+            return self._encode_whole(texts)
+        allowed = list(map(self._borders.allowed, texts))
+        if all(allowed):
+            return self._cache(texts)
+        parts = [self._cache([t]) if ok else self._encode_whole([t]) for t, ok in zip(texts, allowed, strict=True)]
+        return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+    def encode_with_specials(self, text: str) -> list[int]:
+        """Ids of a text in which "[MASK]" and the other special tokens mean themselves; adds no [CLS] and [SEP]."""
+        return self._full.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Readable text; special tokens are kept."""
+        return self._full.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """The pieces as they stand in the vocabulary."""
+        return [self._pieces[int(i)] for i in ids]
+
+    def files(self) -> dict[str, bytes]:
+        """Name and content of every file of the tokenizer's directory; equal tokenizers have equal bytes."""
+        contents = config_files(self._definition, self.kind, self.lowercase)
+        contents["tokenizer.json"] = json.dumps(self._definition.json, indent=2, ensure_ascii=False) + "\n"
+        files = {name: text.encode() for name, text in contents.items()}
+        if self._definition.model_file:
+            name, raw = self._definition.model_file
+            files[name] = raw
+        return dict(sorted(files.items()))
+
+    def save(self, directory: str | Path) -> None:
+        """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and the own model file, if it has
+        one.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, raw in self.files().items():
+            (directory / name).write_bytes(raw)
+
+    def _encode_whole(self, texts: list[str]) -> Encoded:
+        rows = [encoding.ids for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, rows), np.int32, len(rows))
+        return np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
+
+    def _encode_chunks(self, chunks: list[str]) -> Encoded:
+        """Chunks joined by spaces, encoded in one go and told apart by where each token ends in the text."""
+        joined = [range(i, min(i + _CHUNKS_A_CALL, len(chunks))) for i in range(0, len(chunks), _CHUNKS_A_CALL)]
+        texts = [" ".join(chunks[i] for i in group) for group in joined]
+        ids, lengths = [], []
+        for group, encoding in zip(joined, self._plain.encode_batch(texts, add_special_tokens=False), strict=True):
+            sizes = np.fromiter((len(chunks[i]) for i in group), np.int64, len(group))
+            ends = np.fromiter((end for _, end in encoding.offsets), np.int64, len(encoding))
+            owner = np.searchsorted(np.cumsum(sizes + 1) - 1, ends)
+            ids.append(np.array(encoding.ids, np.int32))
+            lengths.append(np.bincount(owner, minlength=len(group)).astype(np.int32))
+        return np.concatenate(ids), np.concatenate(lengths)
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """The tokenizer of a directory that `vocab` or transformers wrote, or that holds a vocab.txt or a SentencePiece
+    model.
+
+    Raises InputError when there is none, it is damaged, lacks a special token, or is of a kind without word starts.
+    """
+    directory = Path(directory)
+    definition = read_definition(directory)
+    model = definition.json.get("model") or {}
+    if model.get("type") not in _KINDS:
+        raise InputError(f"{directory}: tokenizer of type {model.get('type')}; known are {', '.join(_KINDS.values())}")
+    if model.get("end_of_word_suffix"):
+        raise InputError(
+            f"{directory}: pieces marked at the end of words do not tell where words start; train another one"
+        )
+    return Tokenizer(definition)
+
+
+def _without_specials(definition: Definition, special: set[int]) -> tokenizers.Tokenizer:
+    """The tokenizer to which special tokens are no words: their slots get names with a space in them, which no word
+    has.
+    """
+    content = copy.deepcopy(definition.json)
+    content["truncation"] = content["padding"] = None
+    if any(not token["special"] for token in content.get("added_tokens") or []):
+        # Tokens that a user added to the text keep their meaning, and with it the whole list.
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+    content["added_tokens"], content["post_processor"] = [], None
+    model = content["model"]
+    size = len(model["vocab"])
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {f" {piece}" if i in special else piece: i for piece, i in model["vocab"].items()}
+        if model.get("unk_token") is not None:
+            model["unk_token"] = f" {model['unk_token']}"
+    else:
+        model["vocab"] = [
+            [f" {piece}" if i in special else piece, score] for i, (piece, score) in enumerate(model["vocab"])
+        ]
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+    assert tokenizer.get_vocab_size() == size
+    return tokenizer
+
+
+def _fingerprint(definition: Definition, pieces: list[str]) -> str:
+    """SHA-256 over what determines ids. Fields that the library may add to its files later are left out where they
+    are known.
+    """
+    content = definition.json
+    model, normalizer = content["model"], content["normalizer"] or {}
+    what: dict[str, Any] = {"pieces": pieces, "kind": model["type"], "specials": definition.specials}
+    if model["type"] == "WordPiece":
+        what["word"] = [model.get("max_input_chars_per_word", 100), model.get("continuing_subword_prefix", "##")]
+    elif model["type"] == "Unigram":
+        what["scores"] = [score for _, score in model["vocab"]]
+    else:
+        what["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    what["byte_fallback"] = bool(model.get("byte_fallback"))
+    if normalizer.get("type") == "BertNormalizer":
+        fields = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
+        normalizer = {name: normalizer.get(name) for name in fields}
+    what["normalizer"], what["pre_tokenizer"] = normalizer, content["pre_tokenizer"]
+    what["added"] = [[token["content"], token["id"]] for token in content.get("added_tokens") or []]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

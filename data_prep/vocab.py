@@ -1,0 +1,293 @@
+"""Trains a vocabulary: a seeded sample of the inputs' text to a tokenizer directory."""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+from data_prep import sources
+from data_prep.documents import Document
+from data_prep.errors import InputError
+from data_prep.segment import sentences
+from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer_files import SPECIAL_TOKENS, from_sentencepiece, from_vocab_txt
+
+KINDS = ("wordpiece", "unigram", "bpe")
+SETTINGS_FILE = "vocab_settings.json"
+# Characters rarer than this share of all, together, get no piece: they are one-off symbols, and would fill the
+# vocabulary.
+_CHARACTER_COVERAGE = 0.9999
+_SAMPLE_UNIT = 1 << 20  # bytes: the sample is made of pieces of the inputs of about this size
+_GZIP_RATIO = 4  # text bytes to file bytes, for sharing out the sample
+_MAX_SENTENCE = 8192  # characters: SentencePiece leaves out sentences much longer
+_THREADS = 4  # fixed: SentencePiece's sums depend on it
+
+
+def train_vocab(
+    inputs: Sequence[str],
+    output: str | Path,
+    kind: str = "wordpiece",
+    size: int = 30522,
+    lowercase: bool = False,
+    language: str = "en",
+    seed: int = 0,
+    max_sample_bytes: int = 256 << 20,
+    on_error: str = "fail",
+) -> dict[str, Any]:
+    """Trains a tokenizer and writes its directory, whole or not at all; the same settings and text give the same bytes.
+
+    Args:
+        inputs: what `sources.expand` takes.
+        size: pieces asked for, special tokens included; a text that has fewer gets fewer, with a warning on stderr.
+        language: for the splitting into sentences that SentencePiece trains on.
+        max_sample_bytes: text beyond this many UTF-8 bytes is left out, by a choice that depends on `seed`; bounds
+            the memory.
+
+    Returns `vocab_size` (the real one), `documents` and `sample_bytes` trained on, and `existing`: True when the
+    directory was there already, made with the same settings.
+
+    Raises InputError for bad inputs or settings, an output of other settings, and a size that the text cannot support.
+    """
+    output = Path(output)
+    _check(kind, size, max_sample_bytes)
+    found = sources.expand(inputs)
+    settings = {
+        "inputs": [[source.name, source.size] for source in found],
+        "kind": kind,
+        "size": size,
+        "lowercase": lowercase,
+        "language": language,
+        "seed": seed,
+        "max_sample_bytes": max_sample_bytes,
+        "on_error": on_error,
+    }
+    existing = _existing(output, settings)
+    if existing is not None:
+        return existing
+    texts = _sample(found, seed, max_sample_bytes, on_error)
+    counts = {"documents": len(texts), "sample_bytes": sum(len(text.encode()) for text in texts)}
+    if not texts:
+        raise InputError(f"{', '.join(inputs)}: no text in it; a vocabulary needs some")
+    _say(f"training {kind} on {counts['sample_bytes'] / 1e6:.1f} MB of {counts['documents']} documents")
+    tokenizer = (
+        _wordpiece(texts, size, lowercase)
+        if kind == "wordpiece"
+        else _sentencepiece(texts, kind, size, lowercase, language, seed)
+    )
+    if tokenizer.vocab_size < size:
+        _say(
+            f"warning: the text has pieces for {tokenizer.vocab_size} only, not {size}; "
+            "give more text or a smaller --size"
+        )
+    summary = {"vocab_size": tokenizer.vocab_size, **counts}
+    _write(output, tokenizer, {"settings": settings, **summary})
+    return {**summary, "existing": False}
+
+
+def _check(kind: str, size: int, max_sample_bytes: int) -> None:
+    if kind not in KINDS:
+        raise InputError(f"--kind is {kind!r}; it must be one of {', '.join(KINDS)}")
+    if size <= len(SPECIAL_TOKENS):
+        raise InputError(
+            f"--size is {size}; the {len(SPECIAL_TOKENS)} special tokens alone need as many, use e.g. 8000"
+        )
+    if max_sample_bytes < 1:
+        raise InputError(f"the sample is {max_sample_bytes} bytes; use at least 1, e.g. {256 << 20}")
+
+
+def _existing(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    if not output.exists():
+        return None
+    try:
+        found = json.loads((output / SETTINGS_FILE).read_bytes())
+        same = found.pop("settings") == settings
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise InputError(f"{output} exists and is no vocabulary of this command; use another --output") from None
+    if not same:
+        raise InputError(f"{output} holds a vocabulary of other settings or inputs; use another --output or remove it")
+    load_tokenizer(output)  # raises when it is damaged
+    _say(f"{output} is there already, made with the same settings")
+    return {**found, "existing": True}
+
+
+def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: str) -> list[str]:
+    """Texts of at most max_bytes in all: everything if it fits, otherwise documents of units drawn by a hash.
+
+    A .gz file can only be read from its start: where there is too much text, it gives its first documents, as many as
+    are its share.
+    """
+    total = sum(source.size * (_GZIP_RATIO if source.kind.endswith(".gz") else 1) for source in found)
+    share = min(1.0, max_bytes / total)
+    units = [unit for source in found for unit in sources.units(source, _SAMPLE_UNIT)]
+    if share < 1:
+        units.sort(key=lambda unit: _hash(seed, unit.name, unit.start))
+    texts: list[str] = []
+    used, told = 0, time.monotonic()
+    for unit, found_texts in _read(units, on_error, parallel=share == 1):
+        zipped = unit.kind.endswith(".gz")
+        quota = unit.size * _GZIP_RATIO * share if zipped and share < 1 else max_bytes
+        for text in found_texts:
+            bytes_ = len(text.encode())
+            if used + bytes_ > max_bytes:
+                # A document that alone is more than the sample gives its beginning.
+                return texts or [text.encode()[:max_bytes].decode("utf-8", "ignore")]
+            texts.append(text)
+            used += bytes_
+            quota -= bytes_
+            if quota <= 0:
+                break
+        if time.monotonic() - told > 5:
+            _say(f"read {used / 1e6:.1f} MB of text")
+            told = time.monotonic()
+    return texts
+
+
+def _read(units: list[sources.Unit], on_error: str, parallel: bool) -> Iterator[tuple[sources.Unit, Iterable[str]]]:
+    """The units with their texts; python-docs, where parsing takes the time, in as many processes as cores."""
+    cores = os.cpu_count() or 1
+    if parallel and cores > 1 and len(units) > 1 and all(unit.kind == sources.PYTHON_DOCS for unit in units):
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(cores, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            yield from zip(units, pool.map(_texts, units), strict=True)
+    else:
+        for unit in units:
+            items = sources.read(unit, on_error)
+            yield unit, (item.text for item in items if isinstance(item, Document))
+
+
+def _texts(unit: sources.Unit) -> list[str]:
+    return [item.text for item in sources.read(unit) if isinstance(item, Document)]
+
+
+def _hash(seed: int, name: str, start: int) -> bytes:
+    return hashlib.blake2b(f"{seed}\n{start}\n{name}".encode(), digest_size=8).digest()
+
+
+def _wordpiece(texts: list[str], size: int, lowercase: bool) -> Tokenizer:
+    """Trained with the tokenizers library, made deterministic.
+
+    Its trainer numbers the single characters in the order of a hash table that differs from run to run, and breaks ties
+    between merges by these numbers. Given as special tokens, the characters have the numbers that we choose.
+    """
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces = [*SPECIAL_TOKENS.values(), *_alphabet(tokenizer, texts)]
+    if len(pieces) > size:
+        raise InputError(
+            f"--size is {size}, and the text's characters alone take {len(pieces)}; use at least {2 * len(pieces)}"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, min_frequency=2, special_tokens=pieces, limit_alphabet=0, show_progress=False
+    )
+    tokenizer.train_from_iterator(_paragraphs(texts), trainer)
+    vocab = tokenizer.get_vocab(with_added_tokens=False)
+    raw = "".join(f"{piece}\n" for piece in sorted(vocab, key=lambda piece: vocab[piece])).encode()
+    return Tokenizer(from_vocab_txt(raw, Path("vocab"), config={"do_lower_case": lowercase}))
+
+
+def _alphabet(tokenizer: tokenizers.Tokenizer, texts: list[str]) -> list[str]:
+    """The frequent characters in order, then those of them that stand inside words, with WordPiece's "##"."""
+    chunks: Counter[str] = Counter()
+    for text in texts:
+        chunks.update(text.split())
+    characters: Counter[str] = Counter()
+    inside: set[str] = set()
+    normalize, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    for chunk, count in chunks.items():
+        for word, _ in split(normalize(chunk)):
+            for character in word:
+                characters[character] += count
+            inside.update(word[1:])
+    kept: list[str] = []
+    covered, wanted = 0, _CHARACTER_COVERAGE * sum(characters.values())
+    for character, count in sorted(characters.items(), key=lambda pair: (-pair[1], pair[0])):
+        if covered >= wanted:
+            break
+        kept.append(character)
+        covered += count
+    kept.sort()
+    return [*kept, *(f"##{character}" for character in kept if character in inside)]
+
+
+def _sentencepiece(texts: list[str], kind: str, size: int, lowercase: bool, language: str, seed: int) -> Tokenizer:
+    import sentencepiece
+
+    sentencepiece.set_random_generator_seed(seed % (1 << 32))
+    lines = [piece for text in texts for sentence in sentences(text, language) for piece in _pieces(sentence)]
+    while True:
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type=kind,
+                vocab_size=size,
+                normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+                character_coverage=_CHARACTER_COVERAGE,
+                max_sentence_length=4 * _MAX_SENTENCE,
+                num_threads=_THREADS,
+                pad_id=0,
+                pad_piece=SPECIAL_TOKENS["pad"],
+                unk_id=1,
+                unk_piece=SPECIAL_TOKENS["unk"],
+                bos_id=2,
+                bos_piece=SPECIAL_TOKENS["cls"],
+                eos_id=3,
+                eos_piece=SPECIAL_TOKENS["sep"],
+                control_symbols=[SPECIAL_TOKENS["mask"]],
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            size = _possible_size(str(error), size)
+            continue
+        return Tokenizer(from_sentencepiece(model.getvalue(), Path("vocab")))
+
+
+def _possible_size(message: str, size: int) -> int:
+    """The size that SentencePiece names where it refuses one as too large; InputError for any other refusal."""
+    too_large = re.search(r"too high.*<= (\d+)", message, re.DOTALL)
+    if too_large and len(SPECIAL_TOKENS) < int(too_large[1]) < size:
+        return int(too_large[1])
+    if re.search(r"required_chars|too small|smaller than", message):
+        needed = re.search(r"vs\.? (\d+)", message)
+        hint = f"more than {needed[1]}" if needed else "more"
+        raise InputError(f"--size is {size}, and the text's characters alone take more; use {hint}")
+    raise InputError(f"SentencePiece cannot train on this text ({' '.join(message.split())[:200]}); give more text")
+
+
+def _paragraphs(texts: list[str]) -> Iterator[str]:
+    for text in texts:
+        yield from text.split("\n")
+
+
+def _pieces(sentence: str) -> list[str]:
+    return [sentence[i : i + _MAX_SENTENCE] for i in range(0, len(sentence), _MAX_SENTENCE)]
+
+
+def _write(output: Path, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save(partial)
+    (partial / SETTINGS_FILE).write_text(
+        json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
+    )
+    os.rename(partial, output)
+
+
+def _say(message: str) -> None:
+    print(f"vocab: {message}", file=sys.stderr, flush=True)

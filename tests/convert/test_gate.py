@@ -1,0 +1,246 @@
+"""Every way in which a converter has been wrong elsewhere is caught before anything appears."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from saved_models import save
+
+from bert_jax.convert import ConversionMismatch, exporting, gate, to_hf
+from bert_jax.convert.bert import BERT
+from bert_jax.convert.mapping import Row
+from bert_jax.model import bert, encoder, layers
+from data_prep.errors import InputError
+
+SQUARE = [
+    "layers/attention/query/kernel",
+    "layers/attention/key/kernel",
+    "layers/attention/value/kernel",
+    "layers/attention/output/kernel",
+    "pooler/kernel",
+    "mlm/transform/kernel",
+]
+BIASES = [row.ours for row in BERT.table if row.ours.endswith("/bias") and not row.ours.startswith("classifier/")]
+NORMS = ["embeddings/norm", "layers/attention_norm", "layers/mlp_norm", "mlm/norm"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Just initialised: zero biases and unit norms, behind which most mistakes hide."""
+    return save(tmp_path_factory.mktemp("fresh"), "nsp", fresh=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Every number off its first value."""
+    return save(tmp_path_factory.mktemp("trained"), "nsp")
+
+
+@pytest.fixture
+def other_code(monkeypatch):
+    """For tests that change the model's code: nothing compiled before or after is used."""
+    gate._outputs.cache_clear()
+    yield monkeypatch
+    gate._outputs.cache_clear()
+
+
+def refuse(model, tmp_path) -> str:
+    """The error of an export that must fail, and leave nothing."""
+    with pytest.raises(ConversionMismatch) as error:
+        to_hf(model, tmp_path / "hf")
+    assert list(tmp_path.iterdir()) == []
+    return str(error.value)
+
+
+def break_tensor(monkeypatch, ours, change):
+    """Exports with one row's tensors changed."""
+    right = Row.to_theirs
+
+    def wrong(self, array, vocab_size):
+        tensor = right(self, array, vocab_size)
+        return np.ascontiguousarray(change(tensor)) if self.ours == ours else tensor
+
+    monkeypatch.setattr(Row, "to_theirs", wrong)
+
+
+def use_table(monkeypatch, renamed):
+    """Exports with rows whose names on their side are exchanged."""
+    table = tuple(dataclasses.replace(row, theirs=renamed.get(row.theirs, row.theirs)) for row in BERT.table)
+    monkeypatch.setitem(exporting.FAMILIES, "bert", dataclasses.replace(BERT, table=table))
+
+
+def theirs(ours):
+    return next(row.theirs for row in BERT.table if row.ours == ours)
+
+
+def test_right_export_passes(model, trained, tmp_path):
+    to_hf(trained, tmp_path / "trained")
+    to_hf(model, tmp_path / "hf")
+    names = {path.name for path in (tmp_path / "hf").iterdir()}
+    assert {"config.json", "model.safetensors", "probe.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+    assert "trial" not in names
+
+
+@pytest.mark.parametrize("ours", SQUARE)
+def test_transposed_square_kernel(model, trained, tmp_path, monkeypatch, ours):
+    break_tensor(monkeypatch, ours, np.transpose)
+    assert "differs from the model's by" in refuse(model, tmp_path)
+    assert "differs from the model's by" in refuse(trained, tmp_path)
+
+
+@pytest.mark.parametrize("ours", BIASES)
+def test_dropped_bias(model, tmp_path, monkeypatch, ours):
+    break_tensor(monkeypatch, ours, np.zeros_like)
+    refuse(model, tmp_path)
+
+
+def test_missing_tensor(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "to_tensors", without("bert.encoder.layer.1.attention.self.key.bias"))
+    assert "bert.encoder.layer.1.attention.self.key.bias is missing" in refuse(model, tmp_path)
+
+
+def test_tensor_too_many(model, tmp_path, monkeypatch):
+    extra = {"bert.embeddings.position_ids": np.arange(4)}
+    right = exporting.to_tensors
+    monkeypatch.setattr(exporting, "to_tensors", lambda *arguments: right(*arguments) | extra)
+    assert "belongs to nothing" in refuse(model, tmp_path)
+
+
+def without(name):
+    right = exporting.to_tensors
+    return lambda *arguments: {key: value for key, value in right(*arguments).items() if key != name}
+
+
+@pytest.mark.parametrize("place", ["layers", "mlm"])
+def test_tanh_gelu(model, tmp_path, other_code, place):
+    other_code.setattr(encoder if place == "layers" else bert, "gelu", lambda x: jax.nn.gelu(x, approximate=True))
+    refuse(model, tmp_path)
+
+
+def test_tanh_gelu_in_the_config(model, tmp_path, monkeypatch):
+    change_config(monkeypatch, hidden_act="gelu_new")
+    refuse(model, tmp_path)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_other_epsilon_in_one_norm(model, tmp_path, other_code, norm):
+    """The model's code computes with 1e-6 in one place, whatever its config says."""
+    modules = {"embeddings/norm": bert.Embeddings, "mlm/norm": bert.MlmHead}
+    owner = modules.get(norm, encoder.Layer)
+    right = owner.__call__
+
+    def wrong(self, *arguments):
+        object.__setattr__(getattr(self, norm.split("/")[-1]), "epsilon", 1e-6)
+        return right(self, *arguments)
+
+    other_code.setattr(owner, "__call__", wrong)
+    refuse(model, tmp_path)
+
+
+def test_other_epsilon_in_the_config(model, tmp_path, monkeypatch):
+    change_config(monkeypatch, layer_norm_eps=1e-6)
+    refuse(model, tmp_path)
+
+
+def change_config(monkeypatch, **fields):
+    wrong = dataclasses.replace(BERT, config_to_hf=lambda config: BERT.config_to_hf(config) | fields)
+    monkeypatch.setitem(exporting.FAMILIES, "bert", wrong)
+
+
+@pytest.mark.parametrize("pair", [("embeddings/norm", "mlm/norm"), ("layers/attention_norm", "layers/mlp_norm")])
+def test_swapped_norms(model, tmp_path, monkeypatch, pair):
+    renamed = {}
+    for part in ("scale", "bias"):
+        first, second = (theirs(f"{norm}/{part}") for norm in pair)
+        renamed |= {first: second, second: first}
+    use_table(monkeypatch, renamed)
+    refuse(model, tmp_path)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_swapped_scale_and_bias(model, tmp_path, monkeypatch, norm):
+    scale, bias = theirs(f"{norm}/scale"), theirs(f"{norm}/bias")
+    use_table(monkeypatch, {scale: bias, bias: scale})
+    refuse(model, tmp_path)
+
+
+def test_swapped_query_and_key(model, tmp_path, monkeypatch):
+    renamed = {}
+    for part in ("kernel", "bias"):
+        first, second = (theirs(f"layers/attention/{name}/{part}") for name in ("query", "key"))
+        renamed |= {first: second, second: first}
+    use_table(monkeypatch, renamed)
+    refuse(model, tmp_path)
+
+
+def test_last_positions_exchanged(model, tmp_path, monkeypatch):
+    def exchange(table):
+        table[[-1, -2]] = table[[-2, -1]]
+        return table
+
+    break_tensor(monkeypatch, "embeddings/position/embedding", lambda table: exchange(table.copy()))
+    refuse(model, tmp_path)
+
+
+def test_layers_in_reverse(model, tmp_path, monkeypatch):
+    right = Row.names
+    monkeypatch.setattr(Row, "names", lambda self, count: right(self, count)[::-1])
+    refuse(model, tmp_path)
+
+
+def test_norm_without_centre(model, tmp_path, other_code):
+    """An RMS norm in the model where the files say layer norm."""
+
+    def wrong(self, x):
+        return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + self.epsilon) * self.scale[...] + self.bias[...]
+
+    other_code.setattr(layers.LayerNorm, "__call__", wrong)
+    refuse(model, tmp_path)
+
+
+@pytest.mark.parametrize("objective", ["nsp", "sop", "mlm", "classification", "regression"])
+def test_what_an_export_holds(tmp_path, objective):
+    model = save(tmp_path, objective)
+    to_hf(model, tmp_path / "hf")
+    fields = json.loads((tmp_path / "hf" / "config.json").read_text())
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    names = {"nsp": "BertForPreTraining", "sop": "BertForPreTraining", "mlm": "BertForMaskedLM"}
+    assert fields["architectures"] == [names.get(objective, "BertForSequenceClassification")]
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
+    assert "bert.embeddings.position_ids" not in tensors
+    assert "cls.predictions.decoder.weight" not in tensors
+    assert tensors["bert.embeddings.word_embeddings.weight"].shape[0] == fields["vocab_size"]
+    assert ("bert.pooler.dense.weight" in tensors) == (objective != "mlm")
+    assert ("cls.seq_relationship.weight" in tensors) == (objective in ("nsp", "sop"))
+    if objective == "classification":
+        assert fields["id2label"] == {"0": "bad", "1": "good", "2": "so so"}
+        assert fields["label2id"] == {"bad": 0, "good": 1, "so so": 2}
+    probe = load_file(tmp_path / "hf" / "probe.safetensors")
+    assert probe["attention_mask"].min() == 0
+    assert probe["token_type_ids"].max() == 1
+    assert probe["input_ids"].dtype == np.int64
+
+
+@pytest.mark.parametrize("bias_of", ["pooler/bias", "classifier/bias", "layers/mlp/down/bias"])
+def test_classifiers_pass_the_same_gate(tmp_path, monkeypatch, bias_of):
+    model = save(tmp_path, "classification")
+    break_tensor(monkeypatch, bias_of, np.zeros_like)
+    with pytest.raises(ConversionMismatch):
+        to_hf(model, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_existing_output_is_kept(model, tmp_path):
+    (tmp_path / "hf").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        to_hf(model, tmp_path / "hf")
+    assert list((tmp_path / "hf").iterdir()) == []
+
+
+def test_deep_model_agrees(tmp_path):
+    """Rounding over many layers stays far inside of what is allowed."""
+    model = save(tmp_path, "nsp", fresh=True, num_layers=12, hidden_size=32, intermediate_size=64)
+    to_hf(model, tmp_path / "hf")

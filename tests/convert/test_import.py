@@ -1,0 +1,268 @@
+"""Hugging Face directories come in bit for bit, or with one line that says why not."""
+
+import json
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+from saved_models import save, saved_model
+from small_bert import model_config, random_params
+
+from bert_jax import checkpoint
+from bert_jax.config import Config, DataConfig, ModelConfig
+from bert_jax.convert import from_hf, open_model, to_hf
+from bert_jax.convert.bert import BERT
+from bert_jax.convert.hf_files import write_directory
+from bert_jax.convert.importing import read_hf
+from bert_jax.convert.initialise import initial_params
+from bert_jax.convert.mapping import to_tensors
+from data_prep.errors import InputError
+from data_prep.tokenizer import load_tokenizer
+
+WORD = "bert.embeddings.word_embeddings.weight"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A Hugging Face directory with both heads."""
+    folder = tmp_path_factory.mktemp("exported")
+    to_hf(save(folder, "nsp"), folder / "hf")
+    return folder / "hf"
+
+
+@pytest.fixture
+def hf(exported, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(exported, tmp_path / "hf")
+
+
+def change(directory, tensors=None, **fields):
+    """Rewrites tensors (a function of the dict, in place) and fields of the config (None removes)."""
+    if tensors:
+        loaded = load_file(directory / "model.safetensors")
+        tensors(loaded)
+        save_file(loaded, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text()) | fields
+    config = {name: value for name, value in config.items() if value is not None}
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def same_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_round_trip_bit_for_bit(hf, tmp_path):
+    from_hf(hf, tmp_path / "ours")
+    to_hf(tmp_path / "ours", tmp_path / "again")
+    same(load_file(hf / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors"))
+    assert (hf / "config.json").read_text() == (tmp_path / "again" / "config.json").read_text()
+    assert (hf / "tokenizer.json").read_bytes() == (tmp_path / "again" / "tokenizer.json").read_bytes()
+
+
+@settings(max_examples=15)
+@given(
+    vocab=st.integers(5, 300),
+    layers=st.integers(1, 3),
+    heads=st.integers(1, 5),
+    head=st.integers(1, 4),
+    types=st.integers(1, 3),
+    objective=st.sampled_from(["nsp", "mlm"]),
+)
+def test_any_shape_comes_back(tmp_path_factory, vocab, layers, heads, head, types, objective):
+    config = model_config(
+        vocab_size=vocab, num_layers=layers, num_heads=heads, hidden_size=heads * head, type_vocab_size=types
+    )
+    params = random_params(config, objective)
+    params["embeddings"]["word"]["embedding"][vocab:] = 0.0
+    params["mlm"]["decoder"]["bias"][vocab:] = 0.0
+    directory = tmp_path_factory.mktemp("shape")
+    fields = BERT.config_to_hf(config) | {"architectures": [BERT.architecture(objective)]}
+    write_directory(directory, fields, to_tensors(BERT, config, params))
+    model = read_hf(directory)
+    same_trees(model.params, params)
+    assert model.objective == objective
+    assert {**vars(model.config), "dtype": ""} == {**vars(config), "dtype": ""}
+
+
+def test_shards_with_an_index(hf):
+    whole = read_hf(hf)
+    tensors = load_file(hf / "model.safetensors")
+    (hf / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, part in shards.items():
+        save_file({name: tensors[name] for name in part}, hf / file)
+    index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+    (hf / "model.safetensors.index.json").write_text(json.dumps(index))
+    same_trees(read_hf(hf).params, whole.params)
+    (hf / "model-2.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model-2.safetensors does not exist"):
+        read_hf(hf)
+    index["weight_map"]["x"] = "../model.safetensors"
+    (hf / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="lies elsewhere"):
+        read_hf(hf)
+
+
+def test_bare_encoder_starts_heads_fresh(hf, tmp_path, capsys):
+    whole = read_hf(hf)
+    tensors = load_file(hf / "model.safetensors")
+    bare = {name.removeprefix("bert."): value for name, value in tensors.items() if name.startswith("bert.")}
+    bare["embeddings.position_ids"] = np.arange(20)[None]
+    save_file(bare, hf / "model.safetensors")
+    change(hf, architectures=["BertModel"])
+    from_hf(hf, tmp_path / "ours")
+    said = capsys.readouterr().err
+    assert "no mlm head (cls.predictions.bias" in said
+    assert "no nsp head (cls.seq_relationship.bias" in said
+    assert "left out" not in said
+    model = checkpoint.load_model(tmp_path / "ours")
+    for part in ("embeddings", "layers", "pooler"):
+        same_trees(model.params[part], whole.params[part])
+    assert np.std(model.params["nsp"]["kernel"]) > 0
+    assert np.all(model.params["mlm"]["norm"]["scale"] == 1)
+
+
+def test_old_names_copies_and_half_precision(hf, capsys):
+    whole = read_hf(hf)
+
+    def old(tensors):
+        tensors["cls.predictions.decoder.weight"] = tensors[WORD].copy()
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
+        for name in [name for name in tensors if "LayerNorm" in name]:
+            end = {"weight": "gamma", "bias": "beta"}[name.split(".")[-1]]
+            tensors[f"{name.rsplit('.', 1)[0]}.{end}"] = tensors.pop(name)
+
+    change(hf, old)
+    same_trees(read_hf(hf).params, whole.params)
+    assert capsys.readouterr().err == ""
+
+    for kind in (np.float16, ml_dtypes.bfloat16):
+        change(hf, lambda tensors, kind=kind: tensors.update({k: v.astype(kind) for k, v in tensors.items()}))
+        half = jax.tree.map(lambda leaf, kind=kind: leaf.astype(kind).astype(np.float32), whole.params)
+        same_trees(read_hf(hf).params, half)
+        whole = read_hf(hf)
+
+
+def test_unexpected_tensors_are_named(hf, capsys):
+    change(hf, lambda tensors: tensors.update({"bert.adapter.weight": np.ones(3, np.float32)}))
+    read_hf(hf)
+    assert "left out, since it belongs to nothing here: bert.adapter.weight" in capsys.readouterr().err
+
+
+def test_masked_model_that_carries_both_heads_keeps_them(hf):
+    change(hf, architectures=["BertForMaskedLM"])
+    assert read_hf(hf).objective == "nsp"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fields", "message"),
+    [
+        (None, {"architectures": ["RobotForCausalLM"]}, "RobotForCausalLM is not known; known are BertForPreTraining"),
+        (None, {"architectures": 3}, "must name one of BertForPreTraining"),
+        (None, {"model_type": "roberta"}, "does not belong"),
+        (None, {"auto_map": {"AutoModel": "code.Model"}}, "never run"),
+        (None, {"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; only 'gelu'"),
+        (None, {"hidden_size": "16"}, "hidden_size is '16'"),
+        (None, {"hidden_size": 32}, "has shape .* asks for"),
+        (None, {"num_attention_heads": 3}, "not divisible"),
+        (None, {"layer_norm_eps": -1.0}, "layer_norm_eps"),
+        (None, {"num_hidden_layers": 3}, "lacks bert.encoder.layer.2.attention.output.LayerNorm.bias"),
+        (lambda t: t.pop("bert.encoder.layer.1.output.dense.bias"), {}, "lacks bert.encoder.layer.1.output.dense.bias"),
+        (lambda t: t.pop("bert.pooler.dense.bias"), {}, "lacks bert.pooler.dense.bias"),
+        (lambda t: t.update({WORD: t[WORD][:-1].copy()}), {}, "word_embeddings.weight has shape"),
+        (lambda t: t.update({WORD: t[WORD].astype(np.int32)}), {}, "of type I32"),
+        (lambda t: t[WORD].fill(np.nan), {}, "holds NaN"),
+        (lambda t: t[WORD].fill(np.inf), {}, "holds NaN or infinity"),
+        (lambda t: t.update({"cls.predictions.decoder.weight": t[WORD] + 1}), {}, "untied decoder"),
+    ],
+)
+def test_bad_models(hf, tmp_path, tensors, fields, message):
+    change(hf, tensors, **fields)
+    with pytest.raises(InputError, match=message) as error:
+        from_hf(hf, tmp_path / "ours")
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_truncated_weights(hf, kept):
+    file = hf / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"model.safetensors is damaged"):
+        read_hf(hf)
+
+
+def test_other_bad_directories(hf, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        open_model(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="has no steps"):
+        open_model(hf, 3)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        from_hf(hf, tmp_path / "there")
+    (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
+    with pytest.raises(InputError, match="can run code"):
+        read_hf(hf)
+    (hf / "pytorch_model.bin").unlink()
+    with pytest.raises(InputError, match="holds no model"):
+        read_hf(hf)
+    (hf / "config.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        from_hf(hf, tmp_path / "ours")
+
+
+def test_tokenizer_larger_than_the_embeddings(hf, tmp_path):
+    change(
+        hf,
+        lambda t: t.update({WORD: t[WORD][:20].copy(), "cls.predictions.bias": t["cls.predictions.bias"][:20].copy()}),
+    )
+    change(hf, vocab_size=20)
+    with pytest.raises(InputError, match="the tokenizer has 27 entries, the embeddings 20"):
+        from_hf(hf, tmp_path / "ours")
+
+
+def test_classifier_comes_back(tmp_path):
+    model = saved_model(tmp_path, "classification")
+    to_hf(save(tmp_path, "classification"), tmp_path / "hf")
+    read = read_hf(tmp_path / "hf")
+    assert (read.objective, read.card["labels"]) == ("classification", ["bad", "good", "so so"])
+    same_trees(read.params["layers"], model.params["layers"])
+    same_trees(read.params["classifier"], model.params["classifier"])
+
+
+def run_of(model: ModelConfig, init, objective="nsp", seed=0) -> Config:
+    return Config(seed=seed, init=str(init), model=model, data=DataConfig(objective=objective))
+
+
+def test_starting_a_run_from_a_directory(hf, tmp_path, capsys):
+    tokenizer, saved = load_tokenizer(hf), read_hf(hf)
+    assert initial_params(run_of(saved.config, ""), tokenizer) is None
+    same_trees(initial_params(run_of(saved.config, hf, "sop"), tokenizer), saved.params)
+    masked = initial_params(run_of(saved.config, hf, "mlm"), tokenizer)
+    assert masked.keys() == {"embeddings", "layers", "mlm"}
+    assert capsys.readouterr().err == ""
+
+    to_hf(save(tmp_path, "mlm"), tmp_path / "masked")
+    both = initial_params(run_of(saved.config, tmp_path / "masked"), tokenizer)
+    assert "no nsp, pooler head: started fresh" in capsys.readouterr().err
+    assert jax.tree.map(np.shape, both) == jax.tree.map(np.shape, saved.params)
+
+    with pytest.raises(InputError, match=r"has hidden_size=16, the run asks for config.model.hidden_size=32"):
+        initial_params(run_of(model_config(vocab_size=27, hidden_size=32), hf), tokenizer)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "vocab.txt").write_text((hf / "vocab.txt").read_text().replace("river", "mountain"))
+    with pytest.raises(InputError, match="another tokenizer"):
+        initial_params(run_of(saved.config, hf), load_tokenizer(tmp_path / "other"))

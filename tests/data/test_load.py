@@ -1,0 +1,169 @@
+"""Batches against the slow obvious way to make them, and the promises about positions, hosts, mixtures and phases."""
+
+import dataclasses
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import FakeTokenizer, random_split
+
+from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig
+from bert_jax.data.load import Loader, Place, Position, RowReader, corpus_weights, validation_batches
+from bert_jax.data.plan import RowSettings, num_blocks, plan_block
+from data_prep.errors import InputError
+
+TOKENIZER = FakeTokenizer()
+DATA = DataConfig(corpus="c", seq_len=32, block_tokens=1500)
+
+
+def corpus(split, validation=None):
+    return SimpleNamespace(split=lambda name: validation if name == "validation" else split)
+
+
+def loader(split, size=8, steps=1000, data=DATA, phases=(), more=()):
+    train = TrainConfig(num_steps=steps, global_batch_size=size, phases=phases)
+    return Loader(Config(seed=3, data=data, train=train), [corpus(split), *map(corpus, more)], TOKENIZER)
+
+
+def slow_row(split, plan, row, seq_len, slots):
+    """A row, token by token. Ids say their record and place."""
+    arrays = {name: [] for name in ("input_ids", "token_type_ids", "position_ids", "segment_ids", "word_starts")}
+    cls_positions, labels = [], []
+    tokens = np.concatenate([split.read([record])[0] for record in plan.records])
+    for example in range(plan.row_offsets[row], plan.row_offsets[row + 1]):
+        a = tokens[plan.a_start[example] :][: plan.a_length[example]].tolist()
+        b = tokens[plan.b_start[example] :][: plan.b_length[example]].tolist()
+        ids = [TOKENIZER.cls_id, *a, TOKENIZER.sep_id] + ([*b, TOKENIZER.sep_id] if b else [])
+        cls_positions.append(len(arrays["input_ids"]))
+        labels.append(plan.label[example])
+        arrays["input_ids"] += ids
+        arrays["token_type_ids"] += [0] * (len(a) + 2) + [1] * (len(ids) - len(a) - 2)
+        arrays["position_ids"] += range(len(ids))
+        arrays["segment_ids"] += [len(labels)] * len(ids)
+        arrays["word_starts"] += [1] * len(ids)
+    padding = seq_len - len(arrays["input_ids"])
+    for name, values in arrays.items():
+        values += [TOKENIZER.pad_id if name == "input_ids" else 0] * padding
+    arrays["cls_positions"] = cls_positions + [0] * (slots - len(labels))
+    arrays["next_sentence_labels"] = labels + [-100] * (slots - len(labels))
+    return arrays
+
+
+def slow_rows(split, settings, seed, epoch):
+    for block in range(num_blocks(split, settings)):
+        plan = plan_block(split, settings, seed, epoch, block)
+        for row in range(plan.num_rows):
+            yield slow_row(split, plan, row, settings.seq_len, settings.max_examples)
+
+
+@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+@pytest.mark.parametrize("packing", [True, False])
+def test_batches_are_the_rows_of_the_plans_in_order(objective, packing):
+    """Over borders of blocks and of an epoch, no row dropped."""
+    split = random_split(0, documents=30)
+    data = dataclasses.replace(DATA, objective=objective, packing=packing)
+    settings = RowSettings.of(data, 32)
+    reader_seed = loader(split, data=data).readers(0)[0]._seed
+    expected = itertools.chain(slow_rows(split, settings, reader_seed, 0), slow_rows(split, settings, reader_seed, 1))
+    found = loader(split, data=data)
+    position = found.start()
+    step = 0
+    while position.corpora[0].epoch == 0:
+        arrays, position = found.batch(position, step, np.arange(8))
+        for row in range(8):
+            slow = next(expected)
+            for name, values in slow.items():
+                np.testing.assert_array_equal(arrays[name][row], values, err_msg=name)
+        step += 1
+    assert step > 5 and num_blocks(split, settings) > 1
+
+
+@given(st.integers(1, 40), st.integers(1, 13))
+def test_going_on_from_a_stored_position_gives_the_same_batches(steps, size):
+    split = random_split(1, documents=20)
+    through = list(itertools.islice(loader(split, size).batches(Position(), 0, np.arange), steps + 2))
+    position = Position.from_json(through[steps - 1][1].to_json())
+    resumed = list(itertools.islice(loader(split, size).batches(position, steps, np.arange), 2))
+    for (expected, at), (found, also_at) in zip(through[steps:], resumed, strict=True):
+        assert at == also_at
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+
+
+def test_hosts_see_their_rows_of_the_same_batch():
+    split = random_split(2, documents=20)
+    whole, half, other = loader(split), loader(split), loader(split)
+    positions = [Position()] * 3
+    for step in range(12):
+        everything, positions[0] = whole.batch(positions[0], step, np.arange(8))
+        left, positions[1] = half.batch(positions[1], step, np.array([0, 1, 4, 5]))
+        right, positions[2] = other.batch(positions[2], step, np.array([2, 3, 6, 7]))
+        assert positions[0] == positions[1] == positions[2]
+        for name, values in everything.items():
+            np.testing.assert_array_equal(left[name], values[[0, 1, 4, 5]])
+            np.testing.assert_array_equal(right[name], values[[2, 3, 6, 7]])
+
+
+def test_a_corpus_smaller_than_a_batch_repeats_in_new_pairs():
+    split = random_split(5, documents=3, sentences=(2, 4))
+    arrays, position = loader(split, size=64).batch(Position(), 0, np.arange(64))
+    assert position.corpora[0].epoch > 1
+    assert len(np.unique(arrays["input_ids"], axis=0)) > position.corpora[0].epoch
+
+
+def test_mixture_keeps_the_weights_and_each_corpus_its_own_place():
+    splits = [random_split(seed, documents=40) for seed in (1, 2)]
+    data = dataclasses.replace(DATA, corpus=[{"path": "a", "weight": 3.0}, {"path": "b", "weight": 1.0}])
+    mixed = loader(splits[0], size=40, data=data, more=[splits[1]])
+    position = mixed.start()
+    taken = np.zeros(2)
+    for step in range(25):
+        before = position
+        arrays, position = mixed.batch(position, step, np.arange(40))
+        owner = mixed._owners(step, 40)
+        taken += np.bincount(owner, minlength=2)
+        for i in range(2):
+            alone = RowReader(splits[i], RowSettings.of(data, 32), mixed.readers(0)[i]._seed, TOKENIZER)
+            stretches, after = alone.advance(before.corpora[i], int((owner == i).sum()))
+            assert after == position.corpora[i]
+            expected = np.concatenate([alone.assemble(*stretch)["input_ids"] for stretch in stretches])
+            np.testing.assert_array_equal(arrays["input_ids"][owner == i], expected)
+        assert mixed.skip(before, step) == position
+    assert abs(taken[0] / taken.sum() - 0.75) < 0.002
+
+
+def test_phases_change_length_and_batch_and_go_on_in_the_next_block():
+    split = random_split(6, documents=60)
+    phases = (PhaseConfig(3, 32, 8), PhaseConfig(2, 64, 4))
+    batches = list(loader(split, phases=phases).batches(Position(), 0, np.arange))
+    assert [arrays["input_ids"].shape for arrays, _ in batches] == [(8, 32)] * 3 + [(4, 64)] * 2
+    assert [position.phase for _, position in batches] == [0, 0, 0, 1, 1]
+    first, last = batches[2][1].corpora[0], batches[3][1].corpora[0]
+    assert last == Place(first.epoch, first.block + 1, 4)
+    resumed = list(loader(split, phases=phases).batches(batches[2][1], 3, np.arange))
+    for (expected, _), (found, _) in zip(batches[3:], resumed, strict=True):
+        np.testing.assert_array_equal(found["input_ids"], expected["input_ids"])
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_validation_rows_come_once_each_whatever_the_batch(size):
+    split = random_split(7, documents=12)
+    settings = RowSettings.of(DATA, 32)
+    expected = list(slow_rows(split, settings, 0, 0))
+    found = list(validation_batches(split, settings, 0, TOKENIZER, size, np.arange))
+    ids = np.concatenate([arrays["input_ids"] for arrays in found])
+    segments = np.concatenate([arrays["segment_ids"] for arrays in found])
+    rows = np.concatenate([arrays["rows"] for arrays in found])
+    assert all(len(arrays["input_ids"]) == size for arrays in found)
+    np.testing.assert_array_equal(ids[: len(expected)], [row["input_ids"] for row in expected])
+    np.testing.assert_array_equal(rows, np.arange(len(rows)))
+    assert (segments[len(expected) :] == 0).all() and len(rows) - len(expected) < size
+
+
+@pytest.mark.parametrize("bad", ["", [], [{"path": "a"}], [{"path": "a", "weight": 0.0}], ["a"]])
+def test_what_is_no_corpus_is_said(bad):
+    with pytest.raises(InputError, match=r"config\.data\.corpus"):
+        corpus_weights(bad)

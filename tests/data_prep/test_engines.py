@@ -1,0 +1,170 @@
+"""Who runs the units: parts, worker processes that fail, die or are stopped, and what the user sees meanwhile."""
+
+import io
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from small_corpora import make_tokenizer, many_texts, start_script, write_jsonl
+
+from data_prep import engines
+from data_prep.build import build_corpus
+from data_prep.errors import InputError
+
+# Twenty units, two workers; each unit takes a moment; Ctrl-C and InputError end as the command line ends them.
+SCRIPT = """
+import os, pathlib, signal, time
+import data_prep.build as build
+import data_prep.shards as shards
+from data_prep.errors import InputError
+build._SMALLEST_UNIT, build._UNITS = 2000, 1000
+real = shards.build_unit
+def slow(number, *args):
+    time.sleep(0.1)
+    if sys.argv[4] == "dies" and number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(number, *args)
+shards.build_unit = slow
+if __name__ == "__main__":
+    print(os.getpid(), flush=True)
+    try:
+        build.build_corpus(sys.argv[5:], sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
+    except InputError as error:
+        print(error)
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        print(error)
+        sys.exit(130)
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def children(process: int) -> list[int]:
+    """Its child processes that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == process and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("text", ["", "1", "1/", "/2", "2/2", "3/2", "-1/2", "a/b", "0/0", "1/2/3", "0.5/2"])
+def test_wrong_parts(text):
+    with pytest.raises(InputError, match=r"--part is .*i/n"):
+        engines.Part.parse(text)
+
+
+def test_parts():
+    assert engines.Part.parse("0/1") == engines.Part(0, 1)
+    assert engines.Part.parse("3/12") == engines.Part(3, 12)
+
+
+@pytest.mark.parametrize(
+    ("workers", "everybody", "units_done"), [(1, False, 3), (2, False, 3), (2, True, 3), (2, True, 0)]
+)
+def test_interrupted(tmp_path, tokenizer, workers, everybody, units_done):
+    source = write_jsonl(tmp_path / "in.jsonl", many_texts(150))
+    script = start_script(tmp_path / "run.py", SCRIPT, tokenizer, tmp_path / "out", workers, "", source)
+    units = tmp_path / "out.partial" / "work" / "units"
+    end = time.monotonic() + 30
+    while len(list(units.glob("[0-9]*/unit.json"))) < units_done or not units.exists():
+        assert script.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(0.0 if units_done else 0.15)
+    started = children(script.pid)
+    (os.killpg if everybody else os.kill)(script.pid, signal.SIGINT)
+    out, error = script.communicate(timeout=30)
+    assert script.returncode == 130
+    assert re.fullmatch(r"\d+\nstopped with \d+ of \d+ units done; run the same command again to go on\n", out)
+    assert "Traceback" not in error
+    # The resource tracker of multiprocessing leaves a moment later.
+    while not all(map(gone, started)):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not (tmp_path / "out").exists() and len(list(units.glob("[0-9]*/unit.json"))) >= units_done
+    assert build_corpus([str(source)], tokenizer, tmp_path / "new", workers=1)["audit"]["documents_in"] == 150
+
+
+def test_dead_worker(tmp_path, tokenizer):
+    source = write_jsonl(tmp_path / "in.jsonl", many_texts(150))
+    script = start_script(tmp_path / "run.py", SCRIPT, tokenizer, tmp_path / "out", 2, "dies", source)
+    out, error = script.communicate(timeout=30)
+    assert script.returncode == 2, error
+    assert "a worker process died" in out and "Traceback" not in error
+    script = start_script(tmp_path / "run.py", SCRIPT, tokenizer, tmp_path / "out", 2, "", source)
+    assert script.wait(30) == 0 and (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_error_of_a_unit_ends_the_pool(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr("data_prep.build._SMALLEST_UNIT", 2000)
+    monkeypatch.setattr("data_prep.build._UNITS", 1000)
+    source = write_jsonl(tmp_path / "in.jsonl", many_texts(150))
+    lines = source.read_text().splitlines()
+    lines[77] = lines[77][:-9]
+    source.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"in\.jsonl.*78"):
+        build_corpus([str(source)], tokenizer, tmp_path / "out", workers=2)
+    assert not multiprocessing.active_children()
+    assert not (tmp_path / "out").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal():
+    stream = Terminal()
+    progress = engines.Progress(4, 4_000_000, stream)
+    progress.advance(1_000_000)
+    progress.advance(1_000_000)
+    progress.close()
+    lines = stream.getvalue().split("\r")
+    assert len(lines) == 3 and stream.getvalue().endswith("\n")
+    assert re.match(r"build: 2/4 units, [\d.]+ MB/s, \d+ s left", lines[2])
+    assert progress.state() == "2 of 4 units done"
+
+
+def test_progress_elsewhere_is_seldom():
+    stream = io.StringIO()
+    progress = engines.Progress(3, 30, stream, every=0.05)
+    progress.advance(10)
+    assert stream.getvalue() == ""
+    time.sleep(0.06)
+    progress.advance(10)
+    progress.advance(10)
+    progress.close()
+    assert stream.getvalue().count("\n") == 1 and "\r" not in stream.getvalue()
+
+
+def test_time_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(engines.time, "monotonic", lambda: now[0])
+    stream = Terminal()
+    progress = engines.Progress(4, 8_000_000, stream)
+    now[0] = 102.0
+    progress.advance(2_000_000)
+    assert "1/4 units, 1.0 MB/s, 6 s left" in stream.getvalue()
+
+
+def test_default_workers():
+    assert 1 <= engines.default_workers() <= os.cpu_count()

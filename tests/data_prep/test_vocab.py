@@ -1,0 +1,184 @@
+"""Vocabularies: the same bytes from every run, whole or not at all, and clear words about what cannot be."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep import vocab
+from data_prep.errors import InputError
+from data_prep.tokenizer import load_tokenizer
+from data_prep.vocab import train_vocab
+
+KINDS = ["wordpiece", "unigram", "bpe"]
+HEADS = "grad optim sched mom train lay mod conv atten embed norm trans back drop warm clip"
+TAILS = "ient izer ule entum ing er el olution tion ding al former prop out up per"
+WORDS = ["the", "a", "of", *(head + tail for head in HEADS.split() for tail in TAILS.split())]
+
+
+def sentence(i: int) -> str:
+    """Words with Zipf-like counts, and inflections that share stems: many ties between merges."""
+    picked = [WORDS[(i * i * 31 + 7 * k + k * k * i) % (1 + (i * 5 + 29 * k) % len(WORDS))] for k in range(9)]
+    picked[i % 9] += ("ing", "s", "ed", "able", "ization")[i % 5]
+    return f"{' '.join(picked).capitalize()} {i % 97}x{i % 13}, é{chr(0x3B1 + i % 24)}{chr(0x4E00 + i % 30)}."
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(sentence(i) + ("\n\n" if i % 5 == 4 else "\n") for i in range(4000)))
+    return path
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bytes_in_every_process(text, tmp_path, kind):
+    code = (
+        "import sys; from data_prep.vocab import train_vocab; train_vocab([sys.argv[1]], sys.argv[2], sys.argv[3], 300)"
+    )
+    found = []
+    for run in range(3):
+        output = tmp_path / str(run)
+        environment = {**os.environ, "PYTHONHASHSEED": str(run), "RAYON_NUM_THREADS": str(1 + run)}
+        subprocess.run([sys.executable, "-c", code, text, output, kind], env=environment, check=True, timeout=120)
+        found.append(contents(output))
+    assert found[0] == found[1] == found[2]
+    assert load_tokenizer(tmp_path / "0").vocab_size == 300
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written(text, tmp_path, kind, capfd):
+    summary = train_vocab([str(text)], tmp_path / "v", kind, 300, lowercase=True)
+    assert summary["vocab_size"] == 300 and summary["documents"] == 800 and summary["existing"] is False
+    assert summary["sample_bytes"] == len(text.read_text().replace("\n\n", "").encode())
+    tokenizer = load_tokenizer(tmp_path / "v")
+    assert (tokenizer.kind, tokenizer.lowercase, tokenizer.vocab_size) == (kind, True, 300)
+    assert len(set(tokenizer.tokens(range(300)))) == 300
+    ids = tokenizer.encode_batch(["The Optimizer schedules training."])[0]
+    assert tokenizer.unk_id not in ids and len(ids) < 12
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
+    captured = capfd.readouterr()
+    assert captured.out == "" and "vocab: training" in captured.err
+    assert str(tmp_path) not in "".join(map(repr, contents(tmp_path / "v").values()))
+
+
+def test_wordpiece_merges_by_count_like_the_definition(tmp_path):
+    """Pairs are merged by frequency, ties by the numbers of their parts: worked out by hand for three words."""
+    (tmp_path / "a.txt").write_text("ab ab ab abc abc cd cd\n")
+    train_vocab([str(tmp_path / "a.txt")], tmp_path / "v", "wordpiece", 15)
+    pieces = (tmp_path / "v" / "vocab.txt").read_text().split()
+    # characters, those inside words, a+##b (5 times), then c+##d and ab+##c (twice): c has a lower number than ab
+    assert pieces[5:] == ["a", "b", "c", "d", "##b", "##c", "##d", "ab", "cd", "abc"]
+
+
+def test_one_off_characters_get_no_piece(text, tmp_path):
+    (tmp_path / "a.txt").write_text(text.read_text() + "one \u1e9e\u16a0 only\n")
+    for kind in KINDS:
+        train_vocab([str(tmp_path / "a.txt")], tmp_path / kind, kind, 300)
+        tokenizer = load_tokenizer(tmp_path / kind)
+        assert not any("\u16a0" in piece for piece in tokenizer.tokens(range(300))), kind
+        assert tokenizer.unk_id in tokenizer.encode_batch(["one \u16a0 only"])[0]
+
+
+def test_again_and_with_other_settings(text, tmp_path, capfd):
+    first = train_vocab([str(text)], tmp_path / "v", "wordpiece", 500)
+    before = contents(tmp_path / "v")
+    again = train_vocab([str(text)], tmp_path / "v", "wordpiece", 500)
+    assert again == {**first, "existing": True} and contents(tmp_path / "v") == before
+    assert "is there already" in capfd.readouterr().err
+    for change in ({"size": 501}, {"seed": 1}, {"lowercase": True}, {"kind": "bpe"}):
+        settings = {"kind": "wordpiece", "size": 500} | change
+        with pytest.raises(InputError, match="other settings"):
+            train_vocab([str(text)], tmp_path / "v", **settings)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="is no vocabulary"):
+        train_vocab([str(text)], tmp_path / "mine", "wordpiece", 500)
+
+
+def test_broken_off_leaves_nothing_and_goes_well_the_next_time(text, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(vocab.os, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        train_vocab([str(text)], tmp_path / "v", "wordpiece", 300)
+    assert not (tmp_path / "v").exists()
+    monkeypatch.undo()
+    (tmp_path / "v.partial" / "rest").write_text("left over")
+    train_vocab([str(text)], tmp_path / "v", "wordpiece", 300)
+    assert [path.name for path in tmp_path.iterdir()] == ["v"] and "rest" not in contents(tmp_path / "v")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_pieces_than_the_text_has(tmp_path, kind, capfd):
+    (tmp_path / "a.txt").write_text("only a few words here, and again only a few words.\n" * 20)
+    summary = train_vocab([str(tmp_path / "a.txt")], tmp_path / "v", kind, 30000)
+    real = load_tokenizer(tmp_path / "v").vocab_size
+    assert summary["vocab_size"] == real < 200
+    assert f"the text has pieces for {real} only, not 30000" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fewer_pieces_than_the_text_has_characters(text, tmp_path, kind):
+    with pytest.raises(InputError, match="--size is 40, and the text's characters alone take"):
+        train_vocab([str(text)], tmp_path / "v", kind, 40)
+    assert not (tmp_path / "v").exists()
+
+
+def test_bad_settings_and_inputs(text, tmp_path):
+    with pytest.raises(InputError, match="--kind is 'word'"):
+        train_vocab([str(text)], tmp_path / "v", "word", 500)
+    with pytest.raises(InputError, match="--size is 5;"):
+        train_vocab([str(text)], tmp_path / "v", "bpe", 5)
+    with pytest.raises(InputError, match="no such file"):
+        train_vocab([str(tmp_path / "none.txt")], tmp_path / "v", "bpe", 500)
+    (tmp_path / "blank.txt").write_text(" \n\n \n")
+    with pytest.raises(InputError, match="no text in it"):
+        train_vocab([str(tmp_path / "blank.txt")], tmp_path / "v", "bpe", 500)
+    (tmp_path / "bad.jsonl").write_text('{"text": "' + "good words " * 50 + '"}\n{"text"\n')
+    with pytest.raises(InputError, match=r"bad.jsonl:2: broken JSON"):
+        train_vocab([str(tmp_path / "bad.jsonl")], tmp_path / "v", "wordpiece", 30)
+    assert (
+        train_vocab([str(tmp_path / "bad.jsonl")], tmp_path / "v", "wordpiece", 30, on_error="drop")["documents"] == 1
+    )
+
+
+@pytest.mark.parametrize("name", ["big.txt", "big.txt.gz", "big.jsonl"])
+def test_the_sample_is_bounded_and_seeded(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(vocab, "_SAMPLE_UNIT", 2000)
+    seen = []
+    monkeypatch.setattr(vocab, "_wordpiece", lambda texts, *_: seen.append(texts) or load_tokenizer(tmp_path / "any"))
+    monkeypatch.setattr(vocab, "_write", lambda *_: None)
+    (tmp_path / "any").mkdir()
+    (tmp_path / "any" / "vocab.txt").write_text(
+        "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n" + "\n".join(map(str, range(500)))
+    )
+    texts = [f"document {i} " + sentence(i) for i in range(2000)]
+    raw = "".join(json.dumps({"text": t}) + "\n" if "json" in name else f"{t}\n\n" for t in texts).encode()
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    for seed in (0, 0, 1):
+        train_vocab([str(tmp_path / name)], tmp_path / "v", "wordpiece", 100, seed=seed, max_sample_bytes=20_000)
+    for sample in seen:
+        assert 10_000 < sum(len(text.encode()) for text in sample) <= 20_000
+    assert seen[0] == seen[1] and (seen[0] != seen[2] or name.endswith("gz"))
+    if not name.endswith("gz"):
+        numbers = sorted(int(text.split()[1]) for text in seen[0])
+        assert numbers[-1] - numbers[0] > 1000  # from all over the input, not its head
+
+
+def test_one_document_larger_than_the_sample(tmp_path):
+    (tmp_path / "a.txt").write_text("é few words over and over " * 1000)
+    assert (
+        990
+        <= train_vocab([str(tmp_path / "a.txt")], tmp_path / "v", "wordpiece", 60, max_sample_bytes=1000)[
+            "sample_bytes"
+        ]
+        <= 1000
+    )

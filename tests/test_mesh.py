@@ -1,0 +1,78 @@
+"""One device and eight fake devices in several meshes do the same training, and hold their share of the state only."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = Path(__file__).with_name("mesh_program.py")
+ROOT = PROGRAM.parent.parent
+REFERENCE = "1x1x1x1"
+MESHES = {"8x1x1x1": 1, "2x2x2x1": 4, "1x8x1x1": 8, "1x1x8x1": 8, "2x2x2x2": 4}  # ways the state is cut
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    output = tmp_path_factory.mktemp("mesh") / "results.npz"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:bert_jax", str(PROGRAM), str(output)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(np.load(output))
+
+
+def values(results, mesh, part):
+    return {key.removeprefix(f"{mesh}/{part}/"): x for key, x in results.items() if key.startswith(f"{mesh}/{part}/")}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_metrics_agree_with_one_device(results, mesh):
+    for start in ("drawn", "given"):
+        for k in range(3):
+            expected = values(results, REFERENCE, f"{start}/{k}")
+            got = values(results, mesh, f"{start}/{k}")
+            assert set(got) == set(expected) and len(expected) == 10
+            for name, value in expected.items():
+                if value.dtype == np.int32 or "accuracy" in name:
+                    np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
+                else:
+                    # Rounding of the first update's sign-like steps grows a little with every step.
+                    np.testing.assert_allclose(got[name], value, rtol=(3e-6, 3e-5, 1e-4)[k], err_msg=name)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_gradients_agree_tensor_by_tensor(results, mesh):
+    for start in ("drawn", "given"):
+        expected, got = values(results, REFERENCE, f"{start}/grad"), values(results, mesh, f"{start}/grad")
+        whole = np.sqrt(sum(np.sum(x.astype(np.float64) ** 2) for x in expected.values()))
+        assert len(expected) == 30 and set(got) == set(expected)
+        for name, want in expected.items():
+            scale = np.linalg.norm(want)
+            scale = whole if scale < 1e-5 * whole else scale
+            assert np.linalg.norm((got[name] - want).astype(np.float64)) <= 5e-5 * scale, name
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_evaluation_agrees(results, mesh):
+    expected, got = values(results, REFERENCE, "eval"), values(results, mesh, "eval")
+    assert set(got) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("mesh", "ways"), MESHES.items())
+def test_first_parameters_do_not_depend_on_the_mesh_and_nobody_holds_more_than_its_share(results, mesh, ways):
+    np.testing.assert_allclose(results[f"{mesh}/initial"], results[f"{REFERENCE}/initial"], rtol=0, atol=1e-7)
+    assert results[f"{mesh}/device_bytes"] <= results[f"{mesh}/bytes"] / ways * 1.05

@@ -1,0 +1,48 @@
+"""What is written down, and what a resumed run cuts."""
+
+import json
+
+from bert_jax.config import Config, DataConfig, ModelConfig
+from bert_jax.metrics import MetricsFile, cut_lines, duration, peak_flops, read_lines, step_flops
+
+
+def test_a_resumed_run_cuts_what_comes_after_its_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": 0}, {"step": 1}, {"step": 2, "eval/mlm_loss": 1.0}, {"step": 2}, {"step": 3}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "lo')
+    cut_lines(path, 2)
+    assert read_lines(path) == lines[:3]
+
+
+def test_lines_keep_every_digit(tmp_path):
+    writer = MetricsFile(tmp_path, 0)
+    writer.write({"step": 0, "loss": 0.1 + 0.2, "mfu": None})
+    writer.close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 0, "loss": 0.1 + 0.2, "mfu": None}]
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_flops_equal_a_sum_over_the_matrix_products():
+    model = ModelConfig(hidden_size=8, num_layers=3, num_heads=2, intermediate_size=20, vocab_size=100)
+    rows, seq_len, predictions, examples = 5, 16, 3, 2
+    d, f, s, v = 8, 20, seq_len, 128
+    products = []  # (m, k, n) of every matrix product of a row's forward pass
+    for _ in range(3):
+        products += [(s, d, d)] * 4 + [(s, d, f), (s, f, d)]
+        products += [(s, 4, s), (s, s, 4)] * 2  # two heads
+    products += [(predictions, d, d), (predictions, d, v), (examples, d, d), (examples, d, 2)]
+    forward = rows * sum(2 * m * k * n for m, k, n in products)
+    config = Config(model=model, data=DataConfig(objective="nsp"))
+    assert step_flops(config, seq_len, rows, predictions, examples) == 3 * forward
+
+
+def test_peak_flops_by_the_name_that_jax_gives():
+    assert peak_flops("TPU v4") == 275e12
+    assert peak_flops("TPU v5 lite") == 197e12
+    assert peak_flops("TPU v5p") == 459e12
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("cpu") is None
+
+
+def test_durations_read_well():
+    assert [duration(seconds) for seconds in (5.9, 60, 3599, 7500)] == ["5s", "1m00s", "59m59s", "2h05m"]
