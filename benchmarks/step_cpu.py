@@ -3,9 +3,10 @@
     python benchmarks/step_cpu.py --output step_cpu.json
 
 Both take the same batch (rows without padding, 15 % of the positions masked), the same sizes, dropout 0.1, MLM and NSP,
-clipping and AdamW. PyTorch runs in float32 and under bfloat16 autocast, with scaled_dot_product_attention and the fused AdamW;
-it counts at its better one. Ours runs in both dtypes too. Contenders take turns, so that whatever else the machine does
-hits all of them; the figures to quote are the ratios of the medians. Needs torch and transformers (the extra `hf`).
+clipping and AdamW. PyTorch runs in float32 and under bfloat16 autocast, with scaled_dot_product_attention and the fused
+AdamW; it counts at its better one. Ours runs in both dtypes too. Contenders take turns, so that whatever else the
+machine does hits all of them; the figures to quote are the ratios of the medians. Needs torch and transformers (the
+extra `hf`).
 """
 
 import argparse

@@ -32,7 +32,8 @@ def _cross_entropy(logits: Array, labels: Array) -> Sums:
     used = labels >= 0
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     is_label = classes == labels[..., None]
-    # A select and a sum, no gather: it fuses, its gradient is no scatter, and a vocabulary cut over devices needs no exchange.
+    # A select and a sum, no gather: it fuses, its gradient is no scatter, and a vocabulary cut over devices needs no
+    # exchange.
     own = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     losses = jax.nn.logsumexp(logits, axis=-1) - own
     # The label wins if nothing is higher and nothing before it is equal: argmax, as one reduction that vectorises.

@@ -52,7 +52,8 @@ def decay_mask(params: Any) -> Any:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Clipping by the global norm (where asked for), then AdamW as torch.optim.AdamW has it (Loshchilov and Hutter, 2019)."""
+    """Clipping by the global norm (where asked for), then AdamW as torch.optim.AdamW has it (Loshchilov and Hutter,
+    2019)."""
     settings = config.optimizer
     adamw = optax.adamw(
         learning_rate(config),

@@ -55,7 +55,8 @@ def _size(batch: Batch) -> dict[str, Array]:
 
 
 def _microbatches(batch: Batch, accumulation: int, mesh: Mesh) -> dict[str, Array]:
-    """[B, ...] to [accumulation, B / accumulation, ...]; microbatch a takes rows a::accumulation, which stay where they are."""
+    """[B, ...] to [accumulation, B / accumulation, ...]; microbatch a takes rows a::accumulation, which stay where they
+    are."""
     rows = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
     def cut(x: Array) -> Array:
@@ -76,10 +77,11 @@ def make_train_step(
       mask_fn: (batch, seed, step) to the batch with masked input_ids, masked_lm_positions and masked_lm_labels [B,P].
 
     Returns:
-      (state, donated; batch) to (state, metrics). The batch holds int32 arrays: input_ids, token_type_ids, position_ids,
-      segment_ids, word_starts [B,S], cls_positions, next_sentence_labels [B,K], rows [B] (global row numbers). Metrics
-      are float32 scalars loss, mlm_loss, nsp_loss, mlm_accuracy, nsp_accuracy, learning_rate, grad_norm (before clipping),
-      padding (share), and int32 tokens, examples; the nsp ones are absent for objective mlm.
+      (state, donated; batch) to (state, metrics). The batch holds int32 arrays: input_ids, token_type_ids,
+      position_ids, segment_ids, word_starts [B,S], cls_positions, next_sentence_labels [B,K], rows [B] (global row
+      numbers). Metrics are float32 scalars loss, mlm_loss, nsp_loss, mlm_accuracy, nsp_accuracy, learning_rate,
+      grad_norm (before clipping), padding (share), and int32 tokens, examples; the nsp ones are absent for objective
+      mlm.
     """
     optimizer, rate = make_optimizer(config), learning_rate(config)
     seed = np.uint32(config.seed)  # seeds go to 2**32 - 1, beyond what a Python integer may be in a trace
@@ -96,7 +98,7 @@ def make_train_step(
         def loss_fn(params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 sums = _sums(config, params, batch, Dropout(seed, state.step, batch["rows"]))
-            return sum(sums[f"{name}_sum"] / counts[name] for name in objectives), sums
+            return jnp.sum(jnp.stack([sums[f"{name}_sum"] / counts[name] for name in objectives])), sums
 
         gradient = jax.grad(loss_fn, has_aux=True)
         if accumulation == 1:
@@ -140,7 +142,8 @@ def make_eval_step(config: Config, mesh: Mesh, mask_fn: MaskFn) -> Callable[[Par
     The masks are those of step 0 for the batch's rows, at every visit. Rows that are padding entirely add nothing.
 
     Returns:
-      mlm_sum (float32), mlm_count, mlm_correct, tokens, examples (int32), and nsp_* likewise unless the objective is mlm.
+      mlm_sum (float32), mlm_count, mlm_correct, tokens, examples (int32), and nsp_* likewise unless the objective is
+      mlm.
     """
     shardings = state_shardings(mesh, abstract_state(config).params)
 

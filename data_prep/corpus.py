@@ -66,7 +66,8 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
-        """The corpus at `path`. Raises InputError if there is none, or it is unfinished, damaged or of a newer format."""
+        """The corpus at `path`. Raises InputError if there is none, or it is unfinished, damaged or of a newer
+        format."""
         path = Path(path)
         state = unfinished(path)
         if state:

@@ -89,8 +89,8 @@ def _run_pool(job: Job, todo: Sequence[tuple[int, Group]], workers: int, progres
             progress.advance(sizes[future])
     except BrokenProcessPool:
         raise InputError(
-            "a worker process died (out of memory?); run the same command again with fewer --workers: finished units are
-            kept"
+            "a worker process died (out of memory?); run the same command again with fewer --workers: "
+            "finished units are kept"
         ) from None
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
@@ -141,7 +141,8 @@ def _size(group: Group) -> int:
 
 
 class Progress:
-    """Units, megabytes a second and time left on stderr: a line drawn over itself on a terminal, else one in `every` s."""
+    """Units, megabytes a second and time left on stderr: a line drawn over itself on a terminal, else one in `every`
+    s."""
 
     def __init__(self, units: int, size: int, stream: TextIO | None = None, every: float = 10.0):
         self._stream = stream or sys.stderr

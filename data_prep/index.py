@@ -30,7 +30,8 @@ _COLUMNS = {
 
 
 def pack(columns: dict[str, np.ndarray]) -> bytes:
-    """The columns as a safetensors file: widest types first, so that each lies aligned in a memory map, without gaps."""
+    """The columns as a safetensors file: widest types first, so that each lies aligned in a memory map, without
+    gaps."""
     header, parts, at = {}, [], 0
     for name, kind in _COLUMNS.items():
         raw = np.ascontiguousarray(columns[name], _TYPES[kind]).tobytes()

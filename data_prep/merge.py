@@ -36,7 +36,8 @@ class _Shard:
 
 
 def merge(partial: Path, units_dir: Path, units: int, identity: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Makes the corpus in `partial` from the units 0 to `units` - 1 in `units_dir` and returns its manifest, written last.
+    """Makes the corpus in `partial` from the units 0 to `units` - 1 in `units_dir` and returns its manifest, written
+    last.
 
     `identity` is what the manifest says of the input, the tokenizer and the settings. Raises InputError when no
     document is left.
@@ -69,7 +70,9 @@ def merge(partial: Path, units_dir: Path, units: int, identity: dict[str, Any], 
         numbers = np.flatnonzero(kept[split]).astype(np.int64)
         for name, array in ((corpus.kept_name(split), numbers), (corpus.token_counts_name(split), counts[split])):
             files[name] = write_file(partial / name, array_bytes(array))
-    manifest["audit"] = audit.summarise(partial, manifest, summaries, kept, sum(counts.values())[tokenizer.unk_id])
+    manifest["audit"] = audit.summarise(
+        partial, manifest, summaries, kept, sum(int(count[tokenizer.unk_id]) for count in counts.values())
+    )
     for split, entry in manifest["splits"].items():
         entry |= {
             f"kept_{what}": manifest["audit"]["splits"][split][what] for what in ("records", "documents", "tokens")
@@ -184,9 +187,12 @@ def _dataset_info(manifest: dict[str, Any], files: dict[str, dict[str, Any]]) ->
                 }
             )
     return {
-        "name": corpus.DATASET_NAME, "version": f"{corpus.FORMAT_VERSION}.0.0", "fileFormat": "array_record",
-        "description": "Tokenised documents for pretraining. Duplicates are among them: index/SPLIT.kept.npy lists the
-        others.", "splits": splits,
+        "name": corpus.DATASET_NAME,
+        "version": f"{corpus.FORMAT_VERSION}.0.0",
+        "fileFormat": "array_record",
+        "description": "Tokenised documents for pretraining. Duplicates are among them: index/SPLIT.kept.npy "
+        "lists the others.",
+        "splits": splits,
     }
 
 

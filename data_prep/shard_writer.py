@@ -32,6 +32,7 @@ class ShardWriter:
         tokens: np.ndarray,
         starts: np.ndarray,
     ) -> None:
+        """Adds one record, or a piece of a document, to the open shard."""
         if self._writer is None:
             self._open()
         raw_lengths = lengths.astype("<u2").tobytes()

@@ -185,7 +185,8 @@ class _Unit:
             begin = end
 
     def _sample(self, key: int, sentences: list[str]) -> None:
-        """Keeps the sentences whose documents have the smallest mixed hashes: a random sample that no order of units changes."""
+        """Keeps the sentences whose documents have the smallest mixed hashes: a random sample that no order of units
+        changes."""
         rank = key * 0x9E3779B97F4A7C15 % _HASHES
         if len(self._samples) < _SAMPLES or rank < self._samples[-1][0]:
             sentence = sentences[rank % len(sentences)]
@@ -214,7 +215,8 @@ def _batches(part: sources.Unit, on_error: str, dropped: Counter[str]) -> Iterat
 
 
 def cut_sentences(lengths: np.ndarray, word_starts: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
-    """Cuts sentences of more than `limit` tokens: each piece ends before the last word start that fits, or at the limit.
+    """Cuts sentences of more than `limit` tokens: each piece ends before the last word start that fits, or at the
+    limit.
 
     `lengths` int [n], `word_starts` bool [total], in which the first token of every new piece is marked. Returns the
     lengths of all pieces and the number of sentences that were cut.
@@ -237,7 +239,8 @@ def cut_sentences(lengths: np.ndarray, word_starts: np.ndarray, limit: int) -> t
 
 
 def group_sentences(lengths: np.ndarray, limit: int) -> list[np.ndarray]:
-    """Consecutive sentences in groups of at most `limit` tokens, each as long as can be. No sentence is longer than that."""
+    """Consecutive sentences in groups of at most `limit` tokens, each as long as can be. No sentence is longer than
+    that."""
     ends = np.cumsum(lengths)
     groups, begin = [], 0
     while begin < len(lengths):

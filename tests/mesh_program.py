@@ -54,7 +54,8 @@ def main(output: str) -> None:
         results |= {f"{name}/eval/{key}": np.asarray(value) for key, value in sums.items()}
         given = create_state(config, mesh, small_bert.random_params(config.model, "nsp"))
         assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(given), leaves, strict=True))
-        for start, state in (("drawn", state), ("given", given)):
+        for start, first in (("drawn", state), ("given", given)):
+            state = first
             for k in range(STEPS):
                 before = [leaf.sharding for leaf in jax.tree.leaves(state)]
                 state, metrics = step(state, batch)

@@ -78,7 +78,8 @@ def norm(x) -> float:
 
 
 def assert_same_gradients(grads, expected, tolerance: float) -> None:
-    """Tensor by tensor, norm of the difference against the norm; a tensor that is zero in theory against the whole's norm."""
+    """Tensor by tensor, norm of the difference against the norm; a tensor that is zero in theory against the whole's
+    norm."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(expected)
     whole = norm([norm(leaf) for _, leaf in leaves])
     for (path, want), got in zip(leaves, jax.tree.leaves(grads), strict=True):

@@ -92,7 +92,8 @@ def test_accumulation_changes_nothing_but_rounding(objective, accumulation):
     for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
     small_bert.assert_same_gradients(first_moment(got), first_moment(expected), 1e-4)
-    # Adam's first update is about the gradient's sign: where that is rounding noise, it may be anything within the rate.
+    # Adam's first update is about the gradient's sign: where that is rounding noise, it may be anything within the
+    # rate.
     for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(expected.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1.1e-3)
 

@@ -88,7 +88,9 @@ def model_outputs(model: SavedModel, inputs: Mapping[str, np.ndarray]) -> dict[s
     }
     run = _outputs(dataclasses.replace(model.config, dtype="float32"), model.objective)
     with jax.default_matmul_precision("highest"):
-        return jax.tree.map(np.asarray, run(model.params, {k: np.asarray(v, np.int32) for k, v in batch.items()}))
+        return jax.tree.map(
+            np.asarray, run(model.params, {k: jax.numpy.asarray(v, np.int32) for k, v in batch.items()})
+        )
 
 
 def check(directory: Path, model: SavedModel, inputs: Probe) -> dict[str, np.ndarray]:

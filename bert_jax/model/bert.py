@@ -136,7 +136,8 @@ class Bert(nnx.Module):
         """Hidden states of the last layer, in `config.dtype`.
 
         Args:
-          batch: input_ids, token_type_ids, position_ids, segment_ids, int32 [B,S]; attention stays within a segment, 0 is padding.
+          batch: input_ids, token_type_ids, position_ids, segment_ids, int32 [B,S]; attention stays within a segment, 0
+          is padding.
           dropout: None for none (evaluation).
         """
         names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")

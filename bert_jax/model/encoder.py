@@ -24,6 +24,7 @@ class Mlp(nnx.Module):
         self.down = Dense("BSF,FD->BSD", (wide, size), ("mlp", "embed"), ("embed_vector",), config.dtype, rngs)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """Up, gelu, down."""
         return self.down(gelu(self.up(x)))
 
 

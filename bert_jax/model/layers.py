@@ -31,8 +31,8 @@ def in_use(param: nnx.Param, axes: tuple[str, ...], dtype) -> Array:
 def product(equation: str, dtype, axes: tuple[str, ...] | None, x: Array, y: Array) -> Array:
     """einsum(equation, x, y) with operands in `dtype` and float32 sums, forwards and backwards.
 
-    The gradient of a float32 parameter is float32, never rounded to `dtype` on its way. Results narrower than the sums are
-    left to the caller's cast: hardware (and XLA on CPUs) multiplies bfloat16 fast only into float32.
+    The gradient of a float32 parameter is float32, never rounded to `dtype` on its way. Results narrower than the sums
+    are left to the caller's cast: hardware (and XLA on CPUs) multiplies bfloat16 fast only into float32.
 
     Args:
       equation: of einsum, two operands, no letter that only one of the three has.
@@ -114,6 +114,7 @@ class Dense(nnx.Module):
         self.bias = parameter(rngs, ZEROS, shape[len(shape) - len(bias_axes) :], bias_axes)
 
     def __call__(self, x: Array) -> Array:
+        """The product and the bias, in `dtype`."""
         y = product(self.equation, self.dtype, self.axes, x, jnp.asarray(self.kernel[...]))
         return (y + in_use(self.bias, self.bias_axes, jnp.float32)).astype(self.dtype)
 
@@ -128,6 +129,7 @@ class LayerNorm(nnx.Module):
         self.bias = parameter(rngs, ZEROS, (size,), ("embed_vector",))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Normed, scaled and shifted."""
         x = x.astype(jnp.float32)
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)

@@ -1,8 +1,8 @@
 """Which mesh axes hold which dimension: of a parameter at rest, of a parameter in use, of an activation.
 
-Parameters name their dimensions once, where they are declared (`layers.parameter`). At rest everything sizable is cut over both
-`fsdp` and `tensor`. In use a layer's weights are gathered over `fsdp` and stay cut over `tensor`, so that at most one
-layer is whole at a time. Activations are cut over `data` and `fsdp` by rows.
+Parameters name their dimensions once, where they are declared (`layers.parameter`). At rest everything sizable is cut
+over both `fsdp` and `tensor`. In use a layer's weights are gathered over `fsdp` and stay cut over `tensor`, so that at
+most one layer is whole at a time. Activations are cut over `data` and `fsdp` by rows.
 """
 
 import math
@@ -51,7 +51,8 @@ def partition_spec(
 ) -> PartitionSpec:
     """The spec of an array whose dimensions have these logical names.
 
-    A mesh axis that does not divide the dimension is left out (small arrays of odd sizes stay whole), and none is used twice.
+    A mesh axis that does not divide the dimension is left out (small arrays of odd sizes stay whole), and none is used
+    twice.
 
     Args:
       shape: of the array.

@@ -126,7 +126,8 @@ def test_predictions_do_not_depend_on_company_order_or_format(tuned, tmp_path):
 
 
 def test_pairs_and_numbers(files, tmp_path):
-    """Regression on pairs: whether both texts are good, as a number; from a fine-tuned model, whose head is left out."""
+    """Regression on pairs: whether both texts are good, as a number; from a fine-tuned model, whose head is left
+    out."""
     _, model = files
     rows = [(a, b, 2.0 * (x == y) - 1.0) for (a, x), (b, y) in zip(sentences(96, 4), sentences(96, 5), strict=True)]
     header = "first\tsecond\tlabel"
