@@ -64,7 +64,7 @@ $(Q)/report.html: $(Q)/evaluation.json $(Q)/fill-mask
 	bert-jax report $(Q)/run --output $(Q)/report.html
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests --ignore tests/hf -m "not long" --numprocesses $(JOBS) --dist worksteal -q
+	$(BIN)/python -m pytest tests --ignore tests/hf --numprocesses $(JOBS) --dist worksteal -q
 
 test-hf: $(VENV)/.hf
 	$(BIN)/python -m pytest tests/hf --numprocesses $(JOBS) --dist worksteal -q
@@ -84,7 +84,6 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.hf
 	$(BIN)/python benchmarks/build.py
-	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/step_cpu.py
 
 clean:

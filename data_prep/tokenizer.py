@@ -64,7 +64,8 @@ class Tokenizer:
         self._full.no_padding()
         self.lowercase = self._full.normalizer is not None and self._full.normalizer.normalize_str("A") == "a"
         self._plain = _without_specials(definition, special)
-        self._borders = borders(definition.json)
+        # Unigram fuses unknown characters across spaces now and then, so its texts are always encoded whole.
+        self._borders = None if self.kind == "unigram" else borders(definition.json)
         self._cache = ChunkCache(self._borders.split, self._encode_chunks) if self._borders else None
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
