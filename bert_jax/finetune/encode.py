@@ -26,10 +26,14 @@ class Encoded:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_seq_len: int) -> Encoded:
-    """Encodes rows of one or two texts, cut at the end to max_seq_len tokens in all; the longer one is cut first."""
+    """Encodes rows of one or two texts, cut at the end to max_seq_len tokens in all; the longer one is cut first.
+
+    An empty second text is none, as in transformers.
+    """
     parts = [tokenizer.encode_batch([row[i] for row in texts]) for i in range(len(texts[0]))]
     ids, first = [], []
-    for row in zip(*parts, strict=True):
+    for words, row in zip(texts, zip(*parts, strict=True), strict=True):
+        row = row[:1] if words[-1] == "" else row
         kept = _cut([len(part) for part in row], max_seq_len - len(row) - 1)
         tokens = [tokenizer.cls_id]
         for part, length in zip(row, kept, strict=True):

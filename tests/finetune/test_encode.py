@@ -22,6 +22,8 @@ def tokenizer(tmp_path_factory):
         (("the film",), 16, "[CLS] the film [SEP]"),
         (("",), 16, "[CLS] [SEP]"),
         (("the film is very good",), 5, "[CLS] the film is [SEP]"),
+        (("the film", ""), 16, "[CLS] the film [SEP]"),
+        (("", "is good"), 16, "[CLS] [SEP] is good [SEP]"),
         (("the film", "is good"), 16, "[CLS] the film [SEP] is good [SEP]"),
         (("the film is very good", "bad"), 8, "[CLS] the film is very [SEP] bad [SEP]"),
         (("bad", "the film is very good"), 8, "[CLS] bad [SEP] the film is very [SEP]"),
@@ -36,7 +38,7 @@ def test_rows(tokenizer, texts, longest, expected):
     assert encoded.first[0] == expected.split().index("[SEP]") + 1
 
 
-@given(st.integers(0, 12), st.integers(0, 12), st.integers(8, 30))
+@given(st.integers(0, 12), st.integers(1, 12), st.integers(8, 30))
 def test_pairs_are_cut_as_tokenizers_cuts_them(tokenizer, first, second, longest):
     """What `pipeline` and others do with a pair that is too long, by the library that they use."""
     full = tokenizers.Tokenizer.from_str(tokenizer.files()["tokenizer.json"].decode())
