@@ -23,7 +23,8 @@ def get_config():
                         dtype="float32")
     config.data.update(corpus="{corpus}", seq_len=32, block_tokens=4000)
     config.train.update(num_steps=24, global_batch_size=8, accumulation=2, log_every=1, eval_every=9,
-    checkpoint_every=5) config.optimizer.update(learning_rate=1e-3, warmup_steps=5)
+                        checkpoint_every=5)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=5)
     return config
 """
 
