@@ -13,7 +13,6 @@ import dataclasses
 import errno
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from bert_jax.config import Config, ModelConfig, from_dict, to_dict
 from bert_jax.train_state import TrainState
 from data_prep.errors import InputError
+from data_prep.files import whole_file
 
 FORMAT_VERSION = 1
 _ITEMS = ("params", "opt_state", "loader", "config")
@@ -228,12 +228,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:
     """Writes a JSON object whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(fields, indent=2) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def config_json(config: Config) -> dict[str, Any]:
@@ -298,16 +294,20 @@ def save_model(directory: str | Path, model: SavedModel) -> None:
     Raises:
       InputError: the directory exists already.
     """
-    directory = Path(directory)
+    with whole_directory(Path(directory)) as partial:
+        write_model(partial, model)
+
+
+def write_model(directory: Path, model: SavedModel) -> None:
+    """Writes the files of a model into a directory that is there, one that `whole_directory` gave."""
     config = Config(model=model.config)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, objective=model.objective))
-    with whole_directory(directory) as partial:
-        write_json(partial / "config.json", config_json(config))
-        write_json(partial / "run.json", {"format_version": FORMAT_VERSION, "card": model.card})
-        shutil.copytree(model.tokenizer_dir, partial / "tokenizer")
-        _quiet_orbax()
-        with ocp.PyTreeCheckpointer() as writer:
-            writer.save(epath.Path(partial.absolute()) / "checkpoints" / str(model.step) / "params", model.params)
+    write_json(directory / "config.json", config_json(config))
+    write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card})
+    shutil.copytree(model.tokenizer_dir, directory / "tokenizer")
+    _quiet_orbax()
+    with ocp.PyTreeCheckpointer() as writer:
+        writer.save(epath.Path(directory.absolute()) / "checkpoints" / str(model.step) / "params", model.params)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What the model sees at a step: the batches themselves, as text or as arrays, without training up to there."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from bert_jax.evaluate import open_corpora
 from bert_jax.masking import IGNORED, MaskSettings, make_mask_fn
 from bert_jax.metrics import read_lines
 from data_prep.errors import InputError
+from data_prep.files import whole_file
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 ARRAYS = (
@@ -44,7 +44,6 @@ def batches(config: Config, run: Path | None, step: int, count: int) -> tuple[li
         raise InputError(f"--step {step} --steps {count} is outside the run, whose steps are 0 to {total - 1}")
     corpora = open_corpora(config)
     tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     loader = Loader(config, corpora, tokenizer)
     at, position = _nearest_position(run, step, loader.start())
     found = []
@@ -112,11 +111,6 @@ def inspect(config: Config | None, run: Path | None, step: int, count: int, npz:
     found, tokenizer = batches(config, run, step, count)
     if npz is None:
         return "\n".join(as_text(batch, step + i, tokenizer) for i, batch in enumerate(found))
-    path = Path(npz)
-    temporary = path.with_name(f".{path.name}.partial.npz")
-    try:
-        np.savez_compressed(temporary, allow_pickle=False, **stacked(found))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(Path(npz)) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **stacked(found))
     return None

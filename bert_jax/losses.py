@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-IGNORED = -100  # label of an unused slot
-
 Sums = tuple[Float[Array, ""], Int[Array, ""], Int[Array, ""]]
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from bert_jax.config import DataConfig, max_predictions
+from bert_jax.data.plan import IGNORED
 from bert_jax.random_bits import Purpose, row_bits, stream
 from data_prep.tokenizer import Tokenizer
 
-IGNORED = -100
 Batch = Mapping[str, Array]
 
 

@@ -1,13 +1,13 @@
 """What a run writes down: metrics.jsonl, TensorBoard, throughput and model FLOP utilisation."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from bert_jax.config import Config
+from data_prep.files import whole_file
 
 # Peak dense bfloat16 FLOP/s of a device, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -93,9 +93,8 @@ def cut_lines(path: Path, updates: int) -> None:
         limit = updates + 1 if is_evaluation(line) else updates
         if line["step"] < limit:
             kept.append(text + "\n")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text("".join(kept))
 
 
 def is_evaluation(line: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ import matplotlib
 from bert_jax import checkpoint
 from bert_jax.metrics import is_evaluation, read_lines
 from data_prep.errors import InputError
+from data_prep.files import whole_file
 
 matplotlib.use("Agg")  # no screen
 
@@ -64,9 +65,8 @@ def write_report(runs: Sequence[Path], output: Path) -> None:
         if picture:
             page.append(f"<h2>{title}</h2><img alt='{title}' src='data:image/png;base64,{picture}'>")
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.partial")
-    temporary.write_text("\n".join(page) + "</html>\n")
-    temporary.replace(output)
+    with whole_file(output) as partial:
+        partial.write_text("\n".join(page) + "</html>\n")
 
 
 def _facts(read: dict[str, Any]) -> list[list[str]]:

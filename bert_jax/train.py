@@ -159,7 +159,7 @@ def pretrain(config: Config, workdir: Path) -> int:
                 mask_fn = make_mask_fn(MaskSettings.of(config.data, phases[phase].seq_len, tokenizer))
                 steps[phase] = make_train_step(config, mesh, mask_fn)
             size = phases[phase].global_batch_size
-            batch = cluster.to_devices(arrays, rows_of(size), size, sharding)
+            batch = cluster.to_devices(arrays, arrays["rows"], size, sharding)
             state, metrics = steps[phase](state, batch)
             if pending is not None and not report(*pending):
                 ended = DIVERGED

@@ -11,7 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from bert_jax.config import Config
-from bert_jax.losses import IGNORED, mlm_loss, nsp_loss
+from bert_jax.data.plan import IGNORED
+from bert_jax.losses import mlm_loss, nsp_loss
 from bert_jax.model.bert import Dropout, Params, bind
 from bert_jax.model.partitioning import BATCH_AXES
 from bert_jax.optimizer import learning_rate, make_optimizer

@@ -44,11 +44,11 @@ def build_corpus(
     """Builds the corpus `output` from `inputs` (see data_prep.sources.expand) and returns its manifest.
 
     Args:
-        workers: processes; by default as many as there are cores. part: "i/n" does every n-th unit of an array job and
-        merges if it completes the set; else the result is None. language: ISO 639-1 code for the sentence splitter.
+        workers: processes; by default as many as there are cores.
+        part: "i/n" does every n-th unit of an array job and merges if it completes the set; else the result is None.
+        language: ISO 639-1 code for the sentence splitter.
         validation_share: share of documents, chosen by a hash of their text, that are held out: 0 to 0.5. By default
-        about
-            2 MB of the input, but at least 0.5 % and at most 5 %.
+            about 2 MB of the input, but at least 0.5 % and at most 5 %.
         on_error: "fail", or "drop" to count input that cannot be read as dropped.
         keep_duplicates: keep documents with exactly the same text.
 

@@ -171,7 +171,7 @@ class Split:
         for shard, places, _ in groups:
             columns = self._columns(shard)
             begin, size = sentences[places, 0], sentences[places, 1] - sentences[places, 0]
-            lengths[_ranges(sentence_offsets[places], size)] = columns["sentence_lengths"][_ranges(begin, size)]
+            lengths[ranges(sentence_offsets[places], size)] = columns["sentence_lengths"][ranges(begin, size)]
             bits = columns["word_starts"]
             for place in places.tolist():
                 start, end = tokens[place].tolist()
@@ -312,7 +312,7 @@ def _offsets(spans: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The integers of [start, start + size) for every pair, one range after the other."""
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0

@@ -1,6 +1,9 @@
-"""Files of a corpus: written with their checksum, and the one line for those that cannot be written."""
+"""Files written whole or not at all, or with their checksum, and the one line for those that cannot be written."""
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,18 @@ def write_error(path: Path, error: OSError) -> InputError:
         f"{path}: cannot be written ({error.strerror or error}); make room or change the output, "
         "then run the same command again: finished units are kept"
     )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path`, to be written, that becomes it when the block ends well and vanishes when it does not."""
+    # It ends as the file does: some writers go by the suffix.
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def checksum(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from bert_jax.checkpoint import read_json
 from data_prep.errors import InputError
 
 CONFIG_FILE = "config.json"
@@ -28,19 +29,6 @@ def is_hf_directory(directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; InputError where there is none."""
-    try:
-        fields = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; is {path.parent} a model directory?") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); copy the model again") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} holds no JSON object; copy the model again")
-    return fields
 
 
 class Tensors:
@@ -121,7 +109,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS_FILE).exists():
         return [directory / WEIGHTS_FILE]
     if (directory / INDEX_FILE).exists():
-        shards = read_object(directory / INDEX_FILE).get("weight_map")
+        shards = read_json(directory / INDEX_FILE).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise InputError(f"{directory / INDEX_FILE} has no weight_map; copy the model again")
         names = sorted({str(name) for name in shards.values()})

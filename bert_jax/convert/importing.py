@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from bert_jax import checkpoint
-from bert_jax.checkpoint import SavedModel
+from bert_jax.checkpoint import SavedModel, read_json
 from bert_jax.config import ModelConfig
 from bert_jax.convert.families import FAMILIES
-from bert_jax.convert.hf_files import CONFIG_FILE, Tensors, is_hf_directory, open_tensors, read_object
+from bert_jax.convert.hf_files import CONFIG_FILE, Tensors, is_hf_directory, open_tensors
 from bert_jax.convert.mapping import Family, Params, Row, nest
 from bert_jax.model.bert import abstract_params, init_params
 from bert_jax.model.classifier import classifier_shapes
@@ -74,7 +74,7 @@ def read_hf(directory: Path) -> SavedModel:
       InputError: as `from_hf`.
     """
     where = directory / CONFIG_FILE
-    fields = read_object(where)
+    fields = read_json(where)
     family, architecture = _architecture(fields, where)
     config = family.config_from_hf(fields, str(where))
     objective = family.architectures[architecture]

@@ -16,7 +16,7 @@ import numpy as np
 from bert_jax.config import Config
 from bert_jax.data import keyed
 from bert_jax.data.plan import IGNORED, BlockPlan, RowSettings, num_blocks, plan_block
-from data_prep.corpus import Corpus, Split
+from data_prep.corpus import Corpus, Split, ranges
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer
 
@@ -109,12 +109,6 @@ class RowReader:
             tokens, offsets = self._split.read(plan.records[places])
             self._tokens[ranges(plan.token_offsets[places], np.diff(offsets))] = tokens
             self._loaded[places] = True
-
-
-def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The ranges [start, start + length) one after another; int64."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def lay_tokens(

@@ -2,20 +2,19 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from bert_jax.checkpoint import SavedModel
-from bert_jax.convert.hf_files import read_object
+from bert_jax.checkpoint import SavedModel, read_json
 from bert_jax.convert.importing import open_model
 from bert_jax.finetune.encode import encode
 from bert_jax.finetune.infer import all_logits
 from bert_jax.finetune.tables import Table, read_table
 from data_prep.errors import InputError
+from data_prep.files import whole_file
 from data_prep.tokenizer import load_tokenizer
 
 _BATCH_SIZE = 32
@@ -50,15 +49,9 @@ def predict(model_dir: str | Path, input_path: str | Path, output_path: str | Pa
     with jax.default_matmul_precision("highest"):
         params = jax.tree.map(jax.numpy.asarray, model.params)
         logits = all_logits(config, params, encoded, _BATCH_SIZE, longest)
-    temporary = output_path.with_name(f".{output_path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for answer in answers(model, logits):
-                file.write(json.dumps(answer, ensure_ascii=False) + "\n")
-        temporary.replace(output_path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(output_path) as partial, partial.open("w", encoding="utf-8") as file:
+        for answer in answers(model, logits):
+            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
 
 
 def answers(model: SavedModel, logits: np.ndarray) -> list[dict[str, Any]]:
@@ -99,5 +92,5 @@ def _longest(model: SavedModel) -> int:
     if "max_seq_len" in model.card:
         return min(model.card["max_seq_len"], positions)
     path = model.tokenizer_dir / "tokenizer_config.json"
-    said = read_object(path).get("model_max_length", positions) if path.exists() else positions
+    said = read_json(path).get("model_max_length", positions) if path.exists() else positions
     return min(int(said), positions) if isinstance(said, int | float) and said > 0 else positions

@@ -127,10 +127,7 @@ def _write(workdir: Path, model: SavedModel, tokenizer: Tokenizer, result: dict[
     with checkpoint.whole_directory(workdir) as partial, tempfile.TemporaryDirectory() as tokenizer_dir:
         # A Hugging Face directory has its tokenizer beside the weights: only its own files are to be copied.
         tokenizer.save(tokenizer_dir)
-        checkpoint.save_model(partial / "model", dataclasses.replace(model, tokenizer_dir=Path(tokenizer_dir)))
-        for entry in list((partial / "model").iterdir()):
-            entry.rename(partial / entry.name)
-        (partial / "model").rmdir()
+        checkpoint.write_model(partial, dataclasses.replace(model, tokenizer_dir=Path(tokenizer_dir)))
         checkpoint.write_json(partial / "metrics.json", result)
 
 
