@@ -176,7 +176,7 @@ def pretrain(config: Config, workdir: Path) -> int:
                 ended = DIVERGED
                 break
             pending = None
-            if evaluating and not stopping:
+            if evaluating:  # before the save: a resumed run begins after both
                 if phase not in evaluates:
                     evaluates[phase] = make_evaluate(config, phase, mesh, corpora, tokenizer)
                 held_out = evaluates[phase](state.params)

@@ -80,6 +80,17 @@ def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(recipe, whole,
     assert_same_run(whole, tmp_path / "run")
 
 
+def test_a_signal_at_an_evaluation_does_not_lose_it(recipe, tmp_path):
+    """The resumed run begins after it, so nobody else would make it."""
+    process = runs.start(recipe, tmp_path / "run", "--config.train.eval_every=1")
+    runs.wait_for_step(process, tmp_path / "run", 4)
+    process.send_signal(signal.SIGTERM)
+    assert runs.finish(process)[0] == 75
+    stopped = checkpoint.saved_steps(tmp_path / "run")[-1]
+    evaluated = [line["step"] for line in runs.numbers(tmp_path / "run") if "eval/mlm_loss" in line]
+    assert evaluated == list(range(1, stopped + 1))
+
+
 def test_a_finished_run_is_left_as_it_is(recipe, whole):
     before = tree(whole)
     code, said = runs.train(recipe, whole)
