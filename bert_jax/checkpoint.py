@@ -198,11 +198,17 @@ def _quiet_orbax() -> None:
 
     It warns at every restore onto another topology, which is what we ask for, and its saving threads print tracebacks
     of errors that `save` and `wait` then raise.
+    After an error TensorStore still calls back, for every other array it was reading, into an event loop that is gone.
     """
-    for name in ("absl", "orbax"):
+    for name in ("absl", "orbax", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = lambda args: None if _is_of_orbax(args.exc_traceback) else threading.__excepthook__(args)
+        sys.unraisablehook = lambda args: (
+            None
+            if str(args.exc_value) == "Event loop is closed" or _is_of_orbax(args.exc_traceback)
+            else sys.__unraisablehook__(args)
+        )
 
 
 def _is_of_orbax(trace: types.TracebackType | None) -> bool:
