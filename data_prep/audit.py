@@ -4,16 +4,19 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_prep import corpus, records
 from data_prep.errors import InputError
 from data_prep.files import checksum
+from data_prep.index import open_columns
 
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 _SAMPLES = 20
+# Documents of more tokens than this are few: each length is an entry of a dictionary.
+_COUNTED_LENGTHS = 1 << 20
 
 
 def dropped_documents(summaries: list[dict[str, Any]]) -> dict[str, int]:
@@ -29,6 +32,7 @@ def summarise(
     path: Path,
     manifest: dict[str, Any],
     summaries: list[dict[str, Any]],
+    samples: list[list[Any]],
     kept: dict[str, np.ndarray],
     unknown: int,
 ) -> dict[str, Any]:
@@ -38,23 +42,23 @@ def summarise(
     documents, as is `unknown`, the number of unknown tokens; `long_sentences_cut` and `empty_sentences` (of characters
     that the tokenizer removes) are of all that were read.
     """
-    sources = _Sources(summaries)
+    sources, lengths = _Sources(summaries), _Lengths()
     splits: dict[str, dict[str, int]] = {}
-    lengths, one_sentence, long_documents = [], 0, 0
+    one_sentence = long_documents = 0
     for name, kept_records in kept.items():
-        documents = _documents(corpus.Split(path, manifest, name), kept_records)
-        sources.count(documents)
-        _, tokens, sentences, pieces, chosen = documents
-        lengths.append(tokens[chosen])
-        one_sentence += int(np.count_nonzero(sentences[chosen] == 1))
-        long_documents += int(np.count_nonzero(pieces[chosen] > 1))
-        splits[name] = {
-            "documents": int(np.count_nonzero(chosen)),
-            "duplicates": int(np.count_nonzero(~chosen)),
-            "records": int(np.count_nonzero(kept_records)),
-            "sentences": int(sentences[chosen].sum()),
-            "tokens": int(tokens[chosen].sum()),
-        }
+        split = {what: 0 for what in ("documents", "duplicates", "records", "sentences", "tokens")}
+        for documents in _documents(path, manifest, name, kept_records):
+            sources.count(documents)
+            chosen = documents.kept
+            tokens, sentences = documents.tokens[chosen], documents.sentences[chosen]
+            lengths.add(tokens)
+            one_sentence += int(np.count_nonzero(sentences == 1))
+            long_documents += int(np.count_nonzero(documents.records[chosen] > 1))
+            split["documents"] += len(tokens)
+            split["duplicates"] += int(np.count_nonzero(~chosen))
+            split["sentences"] += int(sentences.sum())
+            split["tokens"] += int(tokens.sum())
+        splits[name] = split | {"records": int(np.count_nonzero(kept_records))}
     dropped = Counter(dropped_documents(summaries))
     dropped["duplicate"] += sum(split["duplicates"] for split in splits.values())
     kept_documents = sum(split["documents"] for split in splits.values())
@@ -67,86 +71,123 @@ def summarise(
         "sentences": sum(split["sentences"] for split in splits.values()),
         "tokens": tokens_kept,
         "unknown_share": int(unknown) / tokens_kept if tokens_kept else 0.0,
-        "tokens_per_document": _quantiles(np.concatenate(lengths)),
+        "tokens_per_document": lengths.quantiles(),
         "one_sentence_documents": one_sentence,
         "long_documents": long_documents,
         "long_sentences_cut": sum(summary["long_sentences_cut"] for summary in summaries),
         "empty_sentences": sum(summary["empty_sentences"] for summary in summaries),
-        "sources": sources.counts,
+        "sources": sources.counts(),
         "splits": splits,
-        "sample_sentences": _samples(summaries),
+        "sample_sentences": [text for _, _, text in samples],
     }
 
 
-def _documents(
-    split: corpus.Split, kept: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of every document of a split: number, tokens, sentences, records, and whether it is kept."""
-    if split.num_records == 0:
-        none = np.empty(0, np.int64)
-        return none, none, none, none, np.empty(0, bool)
-    columns = [split.columns(shard) for shard in range(split.num_shards)]
-    starts = np.flatnonzero(np.concatenate([c["first"] for c in columns]))
+class _Documents(NamedTuple):
+    """Columns [n] of documents: number, tokens, sentences, records, and whether it is kept."""
 
-    def total(values: list[np.ndarray]) -> np.ndarray:
-        return np.add.reduceat(np.concatenate(values), starts)
+    number: np.ndarray
+    tokens: np.ndarray
+    sentences: np.ndarray
+    records: np.ndarray
+    kept: np.ndarray
 
-    return (
-        np.concatenate([c["document"] for c in columns])[starts],
-        total([np.diff(c["token_offsets"]) for c in columns]),
-        total([np.diff(c["sentence_offsets"]) for c in columns]),
-        total([np.ones(len(c["first"]), np.int64) for c in columns]),
-        kept[starts],
-    )
+
+def _documents(path: Path, manifest: dict[str, Any], name: str, kept: np.ndarray) -> Iterator[_Documents]:
+    """The documents of a split, those of one shard after the other's, each whole though its records may lie in two."""
+    shards = len(manifest["splits"][name]["shards"])
+    waiting: _Documents | None = None  # a document that may go on in the next shard
+    done = 0
+    for shard in range(shards):
+        columns = open_columns(path / corpus.index_name(name, shard, shards))
+        count = len(columns["first"])
+        starts = np.flatnonzero(columns["first"])
+        # What comes before the first beginning is of the document before.
+        borders = starts if len(starts) and starts[0] == 0 else np.concatenate([[0], starts])
+        found = _Documents(
+            columns["document"][borders],
+            np.add.reduceat(np.diff(columns["token_offsets"]), borders),
+            np.add.reduceat(np.diff(columns["sentence_offsets"]), borders),
+            np.diff(borders, append=count),
+            kept[done + borders],
+        )
+        done += count
+        if waiting is not None and waiting.number[0] == found.number[0]:
+            for column, more in zip(waiting[1:4], found[1:4], strict=True):
+                more[0] += column[0]
+        elif waiting is not None:
+            yield waiting
+        waiting = _Documents(*(column[-1:] for column in found))
+        yield _Documents(*(column[:-1] for column in found))
+    if waiting is not None:
+        yield waiting
 
 
 class _Sources:
     """Counts by the name of the source."""
 
     def __init__(self, summaries: list[dict[str, Any]]):
-        self.counts: dict[str, dict[str, Any]] = {}
-        parts = [(unit, part) for unit, summary in enumerate(summaries) for part in summary["parts"]]
-        self._names = [part["source"] for _, part in parts]
-        self._starts = np.array([(unit << 32) + part["first_document"] for unit, part in parts], np.int64)
-        for _, part in parts:
-            counts = self.counts.setdefault(
+        self._parts = [(unit, part) for unit, summary in enumerate(summaries) for part in summary["parts"]]
+        self._starts = np.array([(unit << 32) + part["first_document"] for unit, part in self._parts], np.int64)
+        self._kept, self._duplicates, self._tokens = np.zeros((3, len(self._parts)), np.int64)
+
+    def count(self, documents: _Documents) -> None:
+        """Adds some kept documents and duplicates."""
+        # Of parts that start at the same number, all but the last are empty.
+        part = np.searchsorted(self._starts, documents.number, side="right") - 1
+        np.add.at(self._kept, part, documents.kept)
+        np.add.at(self._duplicates, part, ~documents.kept)
+        np.add.at(self._tokens, part, np.where(documents.kept, documents.tokens, 0))
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Of each source: documents_in, documents_kept, dropped, tokens, bytes."""
+        found: dict[str, dict[str, Any]] = {}
+        columns = (self._kept.tolist(), self._duplicates.tolist(), self._tokens.tolist())
+        for (_, part), kept, duplicates, tokens in zip(self._parts, *columns, strict=True):
+            counts = found.setdefault(
                 part["source"], {"documents_in": 0, "documents_kept": 0, "dropped": {}, "tokens": 0, "bytes": 0}
             )
             counts["documents_in"] += part["documents"] + sum(part["dropped"].values())
+            counts["documents_kept"] += kept
+            counts["tokens"] += tokens
             counts["bytes"] += part["bytes"]
-            for reason, number in part["dropped"].items():
-                counts["dropped"][reason] = counts["dropped"].get(reason, 0) + number
-
-    def count(self, documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> None:
-        """Adds the kept documents and the duplicates of one split."""
-        number, tokens, _, _, kept = documents
-        # Of parts that start at the same number, all but the last are empty.
-        part = np.searchsorted(self._starts, number, side="right") - 1
-        size = len(self._names)
-        kept_of = np.bincount(part[kept], minlength=size)
-        duplicates_of = np.bincount(part[~kept], minlength=size)
-        tokens_of = np.zeros(size, np.int64)
-        np.add.at(tokens_of, part[kept], tokens[kept])
-        for place, name in enumerate(self._names):
-            counts = self.counts[name]
-            counts["documents_kept"] += int(kept_of[place])
-            counts["tokens"] += int(tokens_of[place])
-            if duplicates_of[place]:
-                dropped = counts["dropped"]
-                dropped["duplicate"] = dropped.get("duplicate", 0) + int(duplicates_of[place])
+            dropped = Counter(part["dropped"]) + Counter(duplicate=duplicates)
+            counts["dropped"] = dict(Counter(counts["dropped"]) + dropped)
+        return found
 
 
-def _quantiles(values: np.ndarray) -> dict[str, float]:
-    """Values at shares of the sorted array, no interpolation, and the mean."""
-    ordered = np.sort(values)
-    found: dict[str, float] = {f"p{q}": int(ordered[(len(ordered) - 1) * q // 100]) for q in _QUANTILES}
-    return found | {"mean": int(ordered.sum()) / len(ordered)}
+class _Lengths:
+    """How many documents have how many tokens: all that quantiles need."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(1 << 12, np.int64)
+        self._longer: Counter[int] = Counter()
+
+    def add(self, tokens: np.ndarray) -> None:
+        """Counts documents of these lengths."""
+        longer = tokens[tokens >= _COUNTED_LENGTHS]
+        self._longer.update(longer.tolist())
+        counts = np.bincount(tokens[tokens < _COUNTED_LENGTHS])
+        if len(counts) > len(self._counts):
+            self._counts = np.pad(self._counts, (0, len(counts) - len(self._counts)))
+        self._counts[: len(counts)] += counts
+
+    def quantiles(self) -> dict[str, float]:
+        """Values at shares of the sorted array, no interpolation, and the mean."""
+        longer = sorted(self._longer.items())
+        lengths = np.concatenate([np.arange(len(self._counts)), [length for length, _ in longer]]).astype(np.int64)
+        counts = np.concatenate([self._counts, [count for _, count in longer]]).astype(np.int64)
+        ends = np.cumsum(counts)
+        total = int(ends[-1])
+        found: dict[str, float] = {
+            f"p{q}": int(lengths[np.searchsorted(ends, (total - 1) * q // 100, side="right")]) for q in _QUANTILES
+        }
+        return found | {"mean": int((lengths * counts).sum()) / total}
 
 
-def _samples(summaries: list[dict[str, Any]]) -> list[str]:
-    """Sentences of the documents with the smallest ranks; a duplicate has its original's rank and sentence."""
-    ranked = {(rank, key): text for summary in summaries for rank, key, text in summary["samples"]}
-    return [text for _, text in sorted(ranked.items())[:_SAMPLES]]
+def smallest_samples(samples: list[list[Any]]) -> list[list[Any]]:
+    """Those (rank, key, sentence) with the smallest ranks; a duplicate has its original's rank and sentence."""
+    ranked = {(rank, key): text for rank, key, text in samples}
+    return [[rank, key, text] for (rank, key), text in sorted(ranked.items())[:_SAMPLES]]
 
 
 def check(path: str | Path) -> tuple[dict[str, Any], str | None]:

@@ -25,7 +25,7 @@ import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.index import open_columns
-from data_prep.records import token_dtype
+from data_prep.records import last_tokens, token_dtype
 
 FORMAT_VERSION = 1
 DATASET_NAME = "bert_corpus"
@@ -185,13 +185,11 @@ class Split:
         records = np.asarray(records, np.int64)
         spans = np.zeros((len(records), 2), np.int64)
         parts: list[np.ndarray] = [np.empty(0, self._token_dtype)] * len(records)
-        size = self._token_dtype.itemsize
         for shard, places, local in self._by_shard(records):
             offsets = self._columns(shard)["token_offsets"]
             spans[places, 1] = offsets[local + 1] - offsets[local]
             for place, raw in zip(places.tolist(), self._raw(shard, local), strict=True):
-                tokens = int(spans[place, 1])
-                parts[place] = np.frombuffer(raw, self._token_dtype, tokens, len(raw) - tokens * size)
+                parts[place] = last_tokens(raw, int(spans[place, 1]), self._token_dtype)
         flat = np.concatenate(parts) if parts else np.empty(0, self._token_dtype)
         return flat.astype(np.int32), _offsets(spans)
 
@@ -205,13 +203,7 @@ class Split:
 
     def _raw(self, shard: int, local: np.ndarray) -> list[bytes]:
         reader = self._readers(shard)
-        try:
-            if len(local) >= _BATCHED_READ:
-                return list(reader.read(local.tolist()))
-            return [reader.read(i, i + 1)[0] for i in local.tolist()]
-        except (RuntimeError, IndexError, ValueError) as error:
-            file = self._path / shard_name(self._name, shard, self.num_shards)
-            raise InputError(f"{file} cannot be read ({error}); check it with: bert-jax check {self._path}") from None
+        return read_shard(reader, self._path / shard_name(self._name, shard, self.num_shards), local)
 
     def _by_shard(self, records: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """(shard, places in `records`, record numbers within the shard) for every shard that is asked for."""
@@ -231,17 +223,31 @@ class Split:
         return open_columns(self._path / index_name(self._name, shard, self.num_shards))
 
     def _open_shard(self, shard: int) -> Any:
-        from array_record.python import array_record_module
+        return open_shard(self._path / shard_name(self._name, shard, self.num_shards))
 
-        file = self._path / shard_name(self._name, shard, self.num_shards)
-        try:
-            # No readahead and no threads: reads are random, and a corpus has many shards.
-            return array_record_module.ArrayRecordReader(
-                str(file), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            detail = "is missing" if not file.exists() else f"cannot be read ({str(error).splitlines()[0]})"
-            raise InputError(f"{file} {detail}; build the corpus again") from None
+
+def open_shard(file: Path) -> Any:
+    """A reader of an ArrayRecord file. Raises InputError when it is missing or damaged."""
+    from array_record.python import array_record_module
+
+    try:
+        # No readahead and no threads: reads are random, and a corpus has many shards.
+        return array_record_module.ArrayRecordReader(
+            str(file), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        detail = "is missing" if not file.exists() else f"cannot be read ({str(error).splitlines()[0]})"
+        raise InputError(f"{file} {detail}; build the corpus again") from None
+
+
+def read_shard(reader: Any, file: Path, local: np.ndarray) -> list[bytes]:
+    """Records, by their numbers in the shard, int64 [n], as they are stored in `file`, on which `reader` is open."""
+    try:
+        if len(local) >= _BATCHED_READ:
+            return list(reader.read(local.tolist()))
+        return [reader.read(i, i + 1)[0] for i in local.tolist()]
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); check it with: bert-jax check {file.parent}") from None
 
 
 class _Cache(Generic[T]):

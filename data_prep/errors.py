@@ -6,3 +6,7 @@ class InputError(Exception):
 
     The command line prints it and exits with 2; nothing else in the two packages catches it.
     """
+
+
+class Busy(InputError):
+    """Another build is writing the same output."""

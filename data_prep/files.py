@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,26 @@ def write_file(path: Path, content: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
+def write_integers(path: Path, count: int, chunks: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Writes `count` integers that come in chunks as one int64 .npy file; returns its checksum entry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = _npy_header(np.dtype("<i8"), count)
+    digest = hashlib.sha256(header)
+    with open(path, "wb") as stream:
+        stream.write(header)
+        for chunk in chunks:
+            raw = chunk.astype("<i8").tobytes()
+            digest.update(raw)
+            stream.write(raw)
+    return {"sha256": digest.hexdigest(), "bytes": len(header) + 8 * count}
+
+
 def array_bytes(array: np.ndarray) -> bytes:
     """The array as the content of a .npy file: a header of 128 bytes (version 1.0), then the values, little-endian."""
     order = array.astype(array.dtype.newbyteorder("<"))
-    shape = f"({len(order)},)"
-    header = f"{{'descr': '{order.dtype.str}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + order.tobytes()
+    return _npy_header(order.dtype, len(order)) + order.tobytes()
+
+
+def _npy_header(dtype: np.dtype, count: int) -> bytes:
+    header = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({count},), }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()

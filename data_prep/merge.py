@@ -1,32 +1,49 @@
 """The last step of a build: finished units become one corpus.
 
 It moves shards to their final names, marks duplicates, counts, and writes the manifest; no shard is rewritten. It may
-be broken off anywhere and run again: a file that has been moved already is found at its new place.
+be broken off anywhere and run again: a file that has been moved already is found at its new place. Shards are gone
+through one by one, so memory holds a byte a record and the manifest, whatever the size of the corpus.
 """
 
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_prep import audit, corpus, records, shards
+from data_prep.equal_texts import first_of_equal
 from data_prep.errors import InputError
-from data_prep.files import array_bytes, write_file
+from data_prep.files import array_bytes, write_file, write_integers
+from data_prep.index import open_columns
 from data_prep.tokenizer import Tokenizer
 
 _READ_RECORDS = 4096
+_WRITE_RECORDS = 1 << 20
 
 
 class NothingLeft(InputError):
     """Every document was dropped."""
 
 
-@dataclass(frozen=True)
-class _Shard:
+class Move(NamedTuple):
+    """A file of a unit, relative to the folder of all units, that gets its final name in the corpus."""
+
+    origin: str
+    name: str
+    size: int
+
+
+# Gives files their final names; raises InputError for one that is not there whole, neither here nor there.
+Mover = Callable[[list[Move]], None]
+# A local file with the content of a shard of the corpus, for as long as it is read.
+ShardReader = Callable[[str], Path]
+
+
+class _Shard(NamedTuple):
     """Where a shard was written, and the entry that describes it."""
 
     unit: int
@@ -35,14 +52,22 @@ class _Shard:
     entry: dict[str, Any]
 
 
-def merge(partial: Path, units_dir: Path, units: int, identity: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def merge(
+    partial: Path,
+    units_dir: Path,
+    units: int,
+    identity: dict[str, Any],
+    tokenizer: Tokenizer,
+    move: Mover | None = None,
+    shard_file: ShardReader | None = None,
+) -> dict[str, Any]:
     """Makes the corpus in `partial` from the units 0 to `units` - 1 in `units_dir` and returns its manifest, written
     last.
 
-    `identity` is what the manifest says of the input, the tokenizer and the settings. Raises InputError when no
-    document is left.
+    `identity` is what the manifest says of the input, the tokenizer and the settings. `move` and `shard_file` are given
+    where shards lie elsewhere than in `partial` (data_prep.places). Raises InputError when no document is left.
     """
-    summaries = [_summary(shards.unit_dir(units_dir, number)) for number in range(units)]
+    summaries, samples = _summaries(units_dir, units)
     by_split = _shards_by_split(summaries)
     if not by_split["train"] and not by_split["validation"]:
         dropped = audit.dropped_documents(summaries)
@@ -55,24 +80,26 @@ def merge(partial: Path, units_dir: Path, units: int, identity: dict[str, Any], 
     if not by_split["validation"]:
         notes.append("the validation split is empty")
     files: dict[str, dict[str, Any]] = {}
-    for split, found in by_split.items():
-        _move(partial, units_dir, split, found, files)
+    moves = [planned for split, found in by_split.items() for planned in _moves(split, found, files)]
+    (move or Renamer(partial, units_dir))(moves)
     manifest: dict[str, Any] = {
         **identity,
         "notes": notes,
         "splits": {split: _split_entry(found) for split, found in by_split.items()},
     }
-    kept, counts = {}, {}
+    read = shard_file or partial.joinpath
+    kept, unknown = {}, 0
     for split, found in by_split.items():
-        reader = corpus.Split(partial, manifest, split)
-        kept[split] = _kept_records(reader, identity["settings"]["keep_duplicates"])
-        counts[split] = _token_counts(units_dir, tokenizer.vocab_size, found, reader, kept[split])
-        numbers = np.flatnonzero(kept[split]).astype(np.int64)
-        for name, array in ((corpus.kept_name(split), numbers), (corpus.token_counts_name(split), counts[split])):
-            files[name] = write_file(partial / name, array_bytes(array))
-    manifest["audit"] = audit.summarise(
-        partial, manifest, summaries, kept, sum(int(count[tokenizer.unk_id]) for count in counts.values())
-    )
+        names = [corpus.index_name(split, place, len(found)) for place in range(len(found))]
+        indices = [partial / name for name in names]
+        kept[split] = _kept_records(indices, found, identity["settings"]["keep_duplicates"], units_dir / "hashes")
+        counts = _token_counts(units_dir, tokenizer.vocab_size, split, found, indices, kept[split], read)
+        unknown += int(counts[tokenizer.unk_id])
+        name = corpus.kept_name(split)
+        files[name] = write_integers(partial / name, int(np.count_nonzero(kept[split])), _numbers(kept[split]))
+        name = corpus.token_counts_name(split)
+        files[name] = write_file(partial / name, array_bytes(counts))
+    manifest["audit"] = audit.summarise(partial, manifest, summaries, samples, kept, unknown)
     for split, entry in manifest["splits"].items():
         entry |= {
             f"kept_{what}": manifest["audit"]["splits"][split][what] for what in ("records", "documents", "tokens")
@@ -97,13 +124,19 @@ def unit_is_done(folder: Path) -> bool:
     return (folder / shards.UNIT_JSON).exists()
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / shards.UNIT_JSON).read_bytes())
-    except ValueError:
-        raise InputError(
-            f"{folder / shards.UNIT_JSON} is damaged; remove {folder} and run the same command again"
-        ) from None
+def _summaries(units_dir: Path, units: int) -> tuple[list[dict[str, Any]], list[list[Any]]]:
+    """What the units say of themselves, and the smallest of their samples, which would be most of it."""
+    summaries: list[dict[str, Any]] = []
+    samples: list[list[Any]] = []
+    for number in range(units):
+        file = shards.unit_dir(units_dir, number) / shards.UNIT_JSON
+        try:
+            summary = json.loads(file.read_bytes())
+        except ValueError:
+            raise InputError(f"{file} is damaged; remove {file.parent} and run the same command again") from None
+        samples = audit.smallest_samples(samples + summary.pop("samples"))
+        summaries.append(summary)
+    return summaries, samples
 
 
 def _shards_by_split(summaries: list[dict[str, Any]]) -> dict[str, list[_Shard]]:
@@ -127,47 +160,102 @@ def _split_entry(found: list[_Shard]) -> dict[str, Any]:
     }
 
 
-def _move(partial: Path, units_dir: Path, split: str, found: list[_Shard], files: dict[str, dict[str, Any]]) -> None:
-    """Renames shards and indices to their final names and enters their checksums."""
-    (partial / "index").mkdir(exist_ok=True)
+def _moves(split: str, found: list[_Shard], files: dict[str, dict[str, Any]]) -> Iterator[Move]:
+    """The moves of shards and indices to their final names; enters their checksums."""
     for place, shard in enumerate(found):
-        source = shards.unit_dir(units_dir, shard.unit) / f"{shard.split}-{shard.place}"
+        origin = f"{shards.unit_name(shard.unit)}/{shard.split}-{shard.place}"
         for suffix, name, what in (
             (".array_record", corpus.shard_name(split, place, len(found)), "shard"),
             (".safetensors", corpus.index_name(split, place, len(found)), "index"),
         ):
-            origin, target = source.with_suffix(suffix), partial / name
-            if origin.exists():
-                os.replace(origin, target)
-            if not target.exists() or target.stat().st_size != shard.entry[what]["bytes"]:
-                raise InputError(f"{origin} is missing or damaged; remove {partial} and run the same command again")
             files[name] = shard.entry[what]
+            yield Move(origin + suffix, name, shard.entry[what]["bytes"])
 
 
-def _kept_records(split: corpus.Split, keep_duplicates: bool) -> np.ndarray:
+class Renamer:
+    """Moves on one file system: renames."""
+
+    def __init__(self, partial: Path, units_dir: Path):
+        self._partial, self._units_dir = partial, units_dir
+
+    def __call__(self, moves: list[Move]) -> None:
+        """Gives files their final names, those that have them already passed over. Raises InputError."""
+        (self._partial / "index").mkdir(exist_ok=True)
+        for origin, name, size in moves:
+            target = self._partial / name
+            if (self._units_dir / origin).exists():
+                os.replace(self._units_dir / origin, target)
+            if not target.exists() or target.stat().st_size != size:
+                raise InputError(
+                    f"{self._units_dir / origin} is missing or damaged; remove {self._partial} and run the same "
+                    "command again"
+                )
+
+
+def _kept_records(indices: list[Path], found: list[_Shard], keep_duplicates: bool, scratch: Path) -> np.ndarray:
     """bool [records]: the first of all documents with the same text is kept, whole."""
-    if keep_duplicates or split.num_records == 0:
-        return np.ones(split.num_records, bool)
-    columns = [split.columns(shard) for shard in range(split.num_shards)]
-    first = np.concatenate([c["first"] for c in columns]) != 0
-    hashes = np.concatenate([c["text_hash"][c["first"] != 0] for c in columns])
-    _, places = np.unique(hashes, return_index=True)
-    kept = np.zeros(len(hashes), bool)
-    kept[places] = True
-    return kept[np.cumsum(first) - 1]
+    if keep_duplicates or not found:
+        return np.ones(sum(shard.entry["records"] for shard in found), bool)
+    first = np.empty(sum(shard.entry["records"] for shard in found), bool)
+
+    def hashes() -> Iterator[np.ndarray]:
+        done = 0
+        for index in indices:
+            columns = open_columns(index)
+            begins = columns["first"] != 0
+            first[done : done + len(begins)] = begins
+            done += len(begins)
+            yield columns["text_hash"][begins]
+
+    documents = first_of_equal(hashes(), sum(shard.entry["documents"] for shard in found), scratch)
+    kept = np.empty(len(first), bool)
+    done = 0
+    for begin in range(0, len(first), _WRITE_RECORDS):
+        number = done + np.cumsum(first[begin : begin + _WRITE_RECORDS])
+        kept[begin : begin + len(number)] = documents[number - 1]
+        done = int(number[-1])
+    return kept
+
+
+def _numbers(kept: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of the kept records, ascending, in pieces."""
+    for begin in range(0, len(kept), _WRITE_RECORDS):
+        yield begin + np.flatnonzero(kept[begin : begin + _WRITE_RECORDS])
 
 
 def _token_counts(
-    units_dir: Path, vocab_size: int, found: list[_Shard], split: corpus.Split, kept: np.ndarray
+    units_dir: Path,
+    vocab_size: int,
+    split: str,
+    found: list[_Shard],
+    indices: list[Path],
+    kept: np.ndarray,
+    shard_file: ShardReader,
 ) -> np.ndarray:
-    """int64 [vocab_size]: the units' counts, less those of the duplicates, which alone are read."""
+    """int64 [vocab_size]: the units' counts, less those of the records that are not kept, which alone are read."""
     counts = np.zeros(vocab_size, np.int64)
-    for unit, name in sorted({(shard.unit, shard.split) for shard in found}):
+    for unit, name in dict.fromkeys((shard.unit, shard.split) for shard in found):
         counts += np.load(shards.unit_dir(units_dir, unit) / f"{name}.token_counts.npy")
-    duplicates = np.flatnonzero(~kept)
-    for begin in range(0, len(duplicates), _READ_RECORDS):
-        ids, _ = split.read(duplicates[begin : begin + _READ_RECORDS])
-        counts -= np.bincount(ids, minlength=vocab_size)
+    end = 0
+    for place, shard in enumerate(found):
+        begin, end = end, end + shard.entry["records"]
+        left_out = np.flatnonzero(~kept[begin:end])
+        if len(left_out):
+            file = shard_file(corpus.shard_name(split, place, len(found)))
+            counts -= _counted(file, open_columns(indices[place])["token_offsets"], left_out, vocab_size)
+    return counts
+
+
+def _counted(file: Path, token_offsets: np.ndarray, local: np.ndarray, vocab_size: int) -> np.ndarray:
+    """int64 [vocab_size]: how often each token stands in some records of a shard."""
+    reader, dtype = corpus.open_shard(file), records.token_dtype(vocab_size)
+    counts = np.zeros(vocab_size, np.int64)
+    for begin in range(0, len(local), _READ_RECORDS):
+        chosen = local[begin : begin + _READ_RECORDS]
+        sizes = (token_offsets[chosen + 1] - token_offsets[chosen]).tolist()
+        raw = corpus.read_shard(reader, file, chosen)
+        tokens = [records.last_tokens(content, size, dtype) for content, size in zip(raw, sizes, strict=True)]
+        counts += np.bincount(np.concatenate(tokens), minlength=vocab_size)
     return counts
 
 

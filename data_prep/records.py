@@ -114,6 +114,11 @@ def decode(data: bytes) -> Record:
     return Record(**{**found, "first": bool(found["first"])})
 
 
+def last_tokens(data: bytes, count: int, dtype: np.dtype) -> np.ndarray:
+    """The `count` tokens of an encoded record, without decoding it: they are its end."""
+    return np.frombuffer(data, dtype, count, len(data) - count * dtype.itemsize)
+
+
 def token_dtype(vocab_size: int) -> np.dtype:
     """The stored type of token ids: the smaller of uint16 and uint32 that holds them, little-endian."""
     if vocab_size > 1 << 32:

@@ -96,9 +96,14 @@ def build_unit(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def unit_name(number: int) -> str:
+    """The name of a unit's folder."""
+    return f"{number:06d}"
+
+
 def unit_dir(units_dir: Path, number: int) -> Path:
     """The folder of a unit."""
-    return units_dir / f"{number:06d}"
+    return units_dir / unit_name(number)
 
 
 class _Unit:

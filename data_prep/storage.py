@@ -1,0 +1,208 @@
+"""Places that are no local path: URLs of object stores (gs://, s3://, whatever fsspec knows), read and written whole.
+
+An object store has no folders, no rename and no locks: an object appears when its upload ends, and objects are listed
+by the beginning of their names. `file://` URLs go the same way on a local disk, for file systems without locks and for
+tests.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from data_prep.errors import InputError
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+# What a store answers one by one, it answers to as many at once.
+_AT_ONCE = 32
+_EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+
+
+def is_url(path: object) -> bool:
+    """Whether a path names a place in a store and not on this machine."""
+    return bool(_URL.match(str(path)))
+
+
+class Folder:
+    """Everything in a store whose name begins with a URL. May be pickled; safe for threads.
+
+    Whatever the store refuses (no such bucket, no permission, no network) is an InputError with the URL in it.
+    """
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> "Folder":
+        return Folder(f"{self.url}/{name}")
+
+    def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
+        return Folder, (self.url,)
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def partial(self) -> "Folder":
+        """Where a build of this output works."""
+        return Folder(self.url + ".partial")
+
+    def sizes(self) -> dict[str, int]:
+        """The names of all objects, relative to this folder, and their bytes: one listing, not from any cache."""
+        with self._refusals():
+            self._fs.invalidate_cache()
+            found = self._fs.find(self._root, detail=True)
+        prefix = self._root.rstrip("/") + "/"
+        return {name[len(prefix) :]: entry["size"] for name, entry in found.items() if name.startswith(prefix)}
+
+    def read(self, name: str) -> bytes | None:
+        """An object's content; None when there is none."""
+        with self._refusals():
+            try:
+                return self._fs.cat_file(f"{self._root}/{name}")
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Makes or replaces an object."""
+        with self._refusals():
+            self._make_parent(name)
+            path = f"{self._root}/{name}"
+            if isinstance(self._fs, LocalFileSystem):
+                # Where a store makes an object appear whole, a disk needs a rename.
+                scratch = f"{path}.{os.getpid()}"
+                Path(scratch).write_bytes(content)
+                os.replace(scratch, path)
+            else:
+                self._fs.pipe_file(path, content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Makes an object unless it is there; whether this call made it. The store decides between two at once."""
+        path = f"{self._root}/{name}"
+        with self._refusals():
+            self._make_parent(name)
+            try:
+                if isinstance(self._fs, LocalFileSystem):
+                    with open(path, "xb") as stream:
+                        stream.write(content)
+                else:
+                    self._fs.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def upload(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Puts local files there under the names given, in no order."""
+        for _, name in files:
+            self._make_parent(name)
+        self._all(lambda item: self._fs.put_file(str(item[0]), f"{self._root}/{item[1]}"), files)
+
+    def download(self, files: Sequence[tuple[str, Path]]) -> None:
+        """Gets objects as local files, each whole or not at all."""
+
+        def get(item: tuple[str, Path]) -> None:
+            name, target = item
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = target.with_name(f".{os.getpid()}.{target.name}")
+            try:
+                self._fs.get_file(f"{self._root}/{name}", str(scratch))
+                os.replace(scratch, target)
+            finally:
+                scratch.unlink(missing_ok=True)
+
+        self._all(get, files)
+
+    def copy(self, files: Sequence[tuple[str, "Folder", str]]) -> None:
+        """Copies objects to a name in another folder of the same store, on the store's side."""
+        for _, folder, name in files:
+            folder._make_parent(name)
+        self._all(lambda item: self._fs.cp_file(f"{self._root}/{item[0]}", f"{item[1]._root}/{item[2]}"), files)
+
+    def remove(self, names: Iterable[str] | None = None) -> None:
+        """Removes these objects, by default all; those that are not there are no error."""
+        with self._refusals(), contextlib.suppress(FileNotFoundError):
+            if names is None:
+                self._fs.rm(self._root, recursive=True)
+            else:
+                for name in names:
+                    self._fs.rm_file(f"{self._root}/{name}")
+
+    def open(self, name: str) -> BinaryIO:
+        """An object as a stream that can seek."""
+        with self._refusals():
+            return self._fs.open(f"{self._root}/{name}", "rb")
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        with self._refusals():
+            return fsspec.core.url_to_fs(self.url)
+
+    @property
+    def _fs(self) -> Any:
+        return self._place[0]
+
+    @property
+    def _root(self) -> str:
+        return self._place[1]
+
+    def _make_parent(self, name: str) -> None:
+        if isinstance(self._fs, LocalFileSystem):
+            os.makedirs(os.path.dirname(f"{self._root}/{name}"), exist_ok=True)
+
+    def _all(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+        with self._refusals(), ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(work, items):
+                pass
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        scheme = self.url.partition(":")[0]
+        try:
+            yield
+        except ImportError:
+            package = _EXTRAS.get(scheme, f"the fsspec package for {scheme}://")
+            raise InputError(f"{self.url}: this kind of store needs another package; pip install {package}") from None
+        except FileNotFoundError:
+            raise InputError(f"{self.url}: no such object; check the address") from None
+        except FileExistsError:
+            raise
+        except InputError:
+            raise
+        except Exception as error:  # every store has its own errors, of no common kind
+            detail = (str(error) or type(error).__name__).strip().splitlines()[0]
+            raise InputError(f"{self.url}: the store refused ({detail}); check the address and the access") from None
+
+
+def split_url(url: str) -> tuple[Folder, str]:
+    """A URL as the folder that it lies in and its name there."""
+    parent, _, name = url.rpartition("/")
+    return Folder(parent), name
+
+
+def matches(pattern: str) -> list[str]:
+    """The URLs of the objects that a glob in a URL names, sorted."""
+    folder = Folder(pattern)
+    with folder._refusals():
+        found = folder._fs.glob(folder._root, detail=True)
+    files = [name for name, entry in found.items() if entry["type"] == "file"]
+    scheme = _URL.match(pattern)
+    assert scheme is not None
+    return sorted(scheme[0] + name.removeprefix(scheme[0]) for name in files)
+
+
+def size(url: str) -> int:
+    """Bytes of the object at a URL."""
+    folder, name = split_url(url)
+    with folder._refusals():
+        return int(folder._fs.size(f"{folder._root}/{name}"))
