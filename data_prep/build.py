@@ -1,12 +1,11 @@
 """Raw text to a corpus: prepares a build, has an engine run its units, and merges them.
 
-The work happens in OUT.partial beside the output and becomes visible by one rename. A build that was broken off goes on
-where it stopped when the same command runs again.
+The work happens beside the output and becomes visible at once when it is done (data_prep.places). A build that was
+broken off goes on where it stopped when the same command runs again.
 """
 
+import functools
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -14,10 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep import corpus, engines, merge, shards, sources
-from data_prep.errors import InputError
+from data_prep import corpus, engines, merge, places, shards, sources
+from data_prep.errors import Busy, InputError
 from data_prep.files import write_error
-from data_prep.lock import BuildLock, Busy
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 _MEGABYTE = 1 << 20
@@ -36,6 +34,8 @@ def build_corpus(
     *,
     workers: int | None = None,
     part: str | None = None,
+    engine: str = "local",
+    engine_options: Sequence[str] = (),
     language: str = "en",
     validation_share: float | None = None,
     on_error: str = "fail",
@@ -44,177 +44,181 @@ def build_corpus(
     """Builds the corpus `output` from `inputs` (see data_prep.sources.expand) and returns its manifest.
 
     Args:
+        inputs, tokenizer_dir, output: paths of this machine, or URLs of object stores.
         workers: processes; by default as many as there are cores.
         part: "i/n" does every n-th unit of an array job and merges if it completes the set; else the result is None.
+        engine: "local", or "beam" to have the units done by Apache Beam with `engine_options`.
+        engine_options: of Beam's pipeline, as on its command lines.
         language: ISO 639-1 code for the sentence splitter.
         validation_share: share of documents, chosen by a hash of their text, that are held out: 0 to 0.5. By default
             about 2 MB of the input, but at least 0.5 % and at most 5 %.
         on_error: "fail", or "drop" to count input that cannot be read as dropped.
         keep_duplicates: keep documents with exactly the same text.
 
-    The same input, tokenizer and settings give the same bytes, whatever the workers and parts. A finished corpus of the
-    same settings is left as it is. Raises InputError for whatever the user can put right, and KeyboardInterrupt on
-    Ctrl-C.
+    The same input, tokenizer and settings give the same bytes, whatever the workers, parts and engine. A finished
+    corpus of the same settings is left as it is. Raises InputError for whatever the user can put right, and
+    KeyboardInterrupt on Ctrl-C.
     """
     started = time.monotonic()
-    output = Path(output)
     job_part = engines.Part.parse(part) if part is not None else None
-    workers = _checked(workers, validation_share)
+    run = _engine(engine, engine_options, _checked(workers, validation_share), job_part)
     found = sources.expand(inputs)
     size = sum(source.size for source in found)
-    tokenizer = load_tokenizer(tokenizer_dir)
-    settings = shards.Settings(
-        language=language,
-        validation_share=_default_share(size) if validation_share is None else validation_share,
-        on_error=on_error,
-        keep_duplicates=keep_duplicates,
-        unit_bytes=min(max(size // _UNITS, _SMALLEST_UNIT), _LARGEST_UNIT),
-    )
-    identity = _identity(found, tokenizer, settings)
-    build = _Build(output, identity, tokenizer, Path(tokenizer_dir), settings, found)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        manifest, done = build.run_part(job_part, workers) if job_part else build.run_whole(workers)
-        if manifest is not None and done is not None:
-            build.report(manifest, workers, done, time.monotonic() - started)
-    except OSError as error:
-        raise write_error(Path(error.filename or build.partial), error) from None
+    with places.local_folder(tokenizer_dir) as folder:
+        tokenizer = load_tokenizer(folder)
+        settings = shards.Settings(
+            language=language,
+            validation_share=_default_share(size) if validation_share is None else validation_share,
+            on_error=on_error,
+            keep_duplicates=keep_duplicates,
+            unit_bytes=min(max(size // _UNITS, _SMALLEST_UNIT), _LARGEST_UNIT),
+        )
+        identity = _identity(found, tokenizer, settings)
+        place = places.place(output, identity)
+        build = _Build(place, identity, tokenizer, folder, settings, found, run)
+        try:
+            manifest, done = build.run_part(job_part) if job_part else build.run_whole()
+            if manifest is not None and done is not None:
+                place.write_report(build.report(manifest, workers, done, time.monotonic() - started))
+        except OSError as error:
+            raise write_error(Path(error.filename or str(place.partial)), error) from None
     return manifest
 
 
 class _Build:
-    """One output on its way: the folder it is made in, and what makes it the same build again."""
+    """One output on its way: the place it is made in, and what makes it the same build again."""
 
     def __init__(
         self,
-        output: Path,
+        place: places.Place,
         identity: dict[str, Any],
         tokenizer: Tokenizer,
         tokenizer_dir: Path,
         settings: shards.Settings,
         found: Sequence[sources.Source],
+        run: engines.Runner,
     ):
-        self.output, self.partial = output, corpus.partial_path(output)
-        self._units_dir = self.partial / "work" / "units"
-        self._identity, self._tokenizer, self._found = identity, tokenizer, found
-        self._job = engines.Job(settings, tokenizer_dir, self._units_dir)
+        self._place, self._identity, self._tokenizer, self._found = place, identity, tokenizer, found
+        self._job, self._run_units = engines.Job(settings, tokenizer_dir, place.units_dir), run
         units = (unit for source in found for unit in sources.units(source, settings.unit_bytes))
         self._groups = list(enumerate(shards.group_units(units, settings.unit_bytes)))
 
-    def run_whole(self, workers: int) -> tuple[dict[str, Any] | None, int | None]:
+    def run_whole(self) -> tuple[dict[str, Any] | None, int | None]:
         """The manifest and the number of units done here, None when the corpus was there before."""
-        with BuildLock(self.output):
+        with self._place.alone():
             manifest = self._finished()
             if manifest:
                 return manifest, None
             self._prepare(alone=True)
-            done = self._run(self._missing(), workers)
+            done = self._run(self._missing())
             return self._merge(), done
 
-    def run_part(self, part: engines.Part, workers: int) -> tuple[dict[str, Any] | None, int | None]:
+    def run_part(self, part: engines.Part) -> tuple[dict[str, Any] | None, int | None]:
         """The same for one part; the manifest is None when units of other parts are missing."""
-        with BuildLock(self.output, shared=True, wait=True):
+        with self._place.together():
             manifest = self._finished()
             if manifest:
                 return manifest, None
             self._prepare(alone=False)
-            mine = [item for item in self._missing() if item[0] % part.count == part.index]
-            done = self._run(mine, workers)
+            done = self._run([item for item in self._missing() if item[0] % part.count == part.index])
             missing = len(self._missing())
+        name = f"{self._place.output}: part {part.index}/{part.count} is done"
         if missing:
-            print(
-                f"{self.output}: part {part.index}/{part.count} is done, {missing} units are missing", file=sys.stderr
-            )
+            manifest = self._finished()
+            if manifest:
+                # Its units were done twice, and the other one was faster. What this one wrote since is nobody's.
+                self._place.discard()
+                return manifest, done
+            print(f"{name}, {missing} units are missing", file=sys.stderr)
             return None, None
         try:
             # Every part gives its shared lock back before it tries this, so the last one succeeds.
-            with BuildLock(self.output):
+            with self._place.alone():
                 return self._finished() or self._merge(), done
         except Busy:
-            print(f"{self.output}: part {part.index}/{part.count} is done, another one merges", file=sys.stderr)
+            print(f"{name}, another one merges", file=sys.stderr)
             return None, None
 
-    def report(self, manifest: dict[str, Any], workers: int, done: int, seconds: float) -> None:
-        """Writes OUT.report.json: what is true of this build and not of the corpus."""
+    def report(self, manifest: dict[str, Any], workers: int | None, done: int, seconds: float) -> str:
+        """What is true of this build and not of the corpus, as JSON."""
         size = sum(source.size for source in self._found)
+        output = self._place.output
         report = {
-            "output": str(self.output.absolute()),
+            "output": str(output.absolute() if isinstance(output, Path) else output),
             "fingerprint": manifest["fingerprint"],
             "inputs": [source.path for source in self._found],
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": seconds,
             "input_bytes": size,
             "megabytes_per_second": size / seconds / 1e6,
-            "workers": workers,
+            "workers": workers or engines.default_workers(),
             "units": len(self._groups),
             "units_done_in_this_run": done,
             "versions": {"python": sys.version.split()[0]}
             | {name: metadata.version(name) for name in ("numpy", "tokenizers", "sentencex", "array_record")},
         }
-        self.output.with_name(self.output.name + ".report.json").write_text(json.dumps(report, indent=2) + "\n")
+        return json.dumps(report, indent=2) + "\n"
 
     def _finished(self) -> dict[str, Any] | None:
         """The manifest when the output is there already. Raises InputError when it is something else."""
-        if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
-            return None
-        if not (self.output / corpus.MANIFEST).is_file():
-            raise InputError(f"{self.output} exists and is no corpus; choose another output or remove it")
-        manifest = corpus.Corpus.open(self.output).manifest
-        self._compare(manifest, self.output, "is a finished corpus")
-        print(f"{self.output} is finished already, with the same input and settings", file=sys.stderr)
+        manifest = self._place.manifest()
+        if manifest:
+            self._compare(manifest, f"{self._place.output} is a finished corpus")
+            print(f"{self._place.output} is finished already, with the same input and settings", file=sys.stderr)
         return manifest
 
     def _prepare(self, alone: bool) -> None:
-        """Makes OUT.partial, or makes sure that the one that is there is of this build."""
-        if (self.partial / corpus.MANIFEST).exists():
-            self._compare(
-                corpus.Corpus(self.partial, _read_json(self.partial / corpus.MANIFEST)).manifest, self.partial
-            )
+        """Begins this build, or makes sure that the one that was begun is the same."""
+        unfinished = f"{self._place.partial} is an unfinished build"
+        merged = self._place.merged()
+        if merged:
+            self._compare(merged, unfinished)
             return
-        state = self.partial / "work" / "build.json"
-        if state.exists() and alone and not any(self._units_dir.glob("*/" + shards.UNIT_JSON)):
-            # Nothing in it is worth anything.
-            shutil.rmtree(self.partial)
-        self._units_dir.mkdir(parents=True, exist_ok=True)
-        if not state.exists():
-            scratch = state.with_name(f"{state.name}.{os.getpid()}")
-            scratch.write_text(json.dumps(self._identity))
-            os.replace(scratch, state)
-        self._compare(_read_json(state), self.partial)
         if alone:
-            for scratch in self._units_dir.glob("tmp-*"):
-                shutil.rmtree(scratch, ignore_errors=True)
+            self._place.tidy()
+        self._compare(self._place.state(self._identity), unfinished)
 
     def _missing(self) -> list[tuple[int, engines.Group]]:
-        if (self.partial / corpus.MANIFEST).exists():
+        if self._place.merged():
             return []
-        return [item for item in self._groups if not merge.unit_is_done(shards.unit_dir(self._units_dir, item[0]))]
+        done = self._place.done()
+        return [item for item in self._groups if item[0] not in done]
 
-    def _run(self, todo: list[tuple[int, engines.Group]], workers: int) -> int:
+    def _run(self, todo: list[tuple[int, engines.Group]]) -> int:
         size = sum(unit.size for _, group in todo for unit in group)
-        engines.run_local(self._job, self._tokenizer, todo, workers, engines.Progress(len(todo), size))
+        if todo:
+            self._run_units(self._job, self._tokenizer, todo, engines.Progress(len(todo), size))
         return len(todo)
 
     def _merge(self) -> dict[str, Any]:
-        if (self.partial / corpus.MANIFEST).exists():
-            manifest = _read_json(self.partial / corpus.MANIFEST)
-        else:
-            try:
-                manifest = merge.merge(
-                    self.partial, self._units_dir, len(self._groups), self._identity, self._tokenizer
-                )
-            except merge.NothingLeft:
-                shutil.rmtree(self.partial)
-                raise
-        merge.finish(self.partial, self.output)
-        return manifest
+        try:
+            return self._place.merge(len(self._groups), self._identity, self._tokenizer)
+        except merge.NothingLeft:
+            self._place.discard()
+            raise
 
-    def _compare(self, there: dict[str, Any], path: Path, what: str = "is an unfinished build") -> None:
+    def _compare(self, there: dict[str, Any], what: str) -> None:
         difference = _difference(there, self._identity)
         if difference:
             raise InputError(
-                f"{path} {what} of other input or settings: {difference}; use the same, another output, or remove it"
+                f"{what} of other input or settings: {difference}; use the same, another output, or remove it"
             )
+
+
+def _engine(name: str, options: Sequence[str], workers: int, part: engines.Part | None) -> engines.Runner:
+    if name == "beam":
+        if part is not None:
+            raise InputError("--part is for array jobs and --engine beam shares the work itself; leave one of them out")
+        try:
+            from data_prep.beam_engine import run_beam
+        except ImportError:
+            raise InputError("--engine beam needs Apache Beam, which is not installed; see docs/corpus.md") from None
+        return functools.partial(run_beam, options=options)
+    if name != "local":
+        raise InputError(f"--engine is {name!r}; it must be local or beam")
+    if options:
+        raise InputError(f"{options[0]} is an option of an engine; the local engine has none")
+    return functools.partial(engines.run_local, workers=workers)
 
 
 def _checked(workers: int | None, validation_share: float | None) -> int:
@@ -258,10 +262,3 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
         if before != now:
             return f"input {before[1]} ({before[2]} bytes) there, {now[1]} ({now[2]} bytes) now"
     return None if len(old) == len(new) else f"{len(old)} input files there, {len(new)} now"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError:
-        raise InputError(f"{path} is damaged; remove {path.parent} and run the same command again") from None

@@ -1,4 +1,4 @@
-"""Who runs the units of a build: processes on this machine, or one part of an array job."""
+"""Who runs the units of a build: processes on this machine, all of them or one part of an array job."""
 
 import concurrent.futures
 import contextlib
@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from data_prep import shards, sources
 from data_prep.errors import InputError
+from data_prep.storage import Folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 Group = tuple[sources.Unit, ...]
@@ -43,8 +44,8 @@ class Job:
     """What every process of a build needs to know."""
 
     settings: shards.Settings
-    tokenizer_dir: Path
-    units_dir: Path
+    tokenizer_dir: Path | Folder
+    units_dir: Path | Folder
 
 
 def default_workers() -> int:
@@ -52,8 +53,16 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Runner(Protocol):
+    """Does the numbered groups of units of a job, at least one, in any order."""
+
+    def __call__(self, job: Job, tokenizer: Tokenizer, todo: Sequence[tuple[int, Group]], progress: "Progress") -> None:
+        """Raises InputError for a unit that fails; finished units stay."""
+        ...
+
+
 def run_local(
-    job: Job, tokenizer: Tokenizer, todo: Sequence[tuple[int, Group]], workers: int, progress: "Progress"
+    job: Job, tokenizer: Tokenizer, todo: Sequence[tuple[int, Group]], progress: "Progress", workers: int
 ) -> None:
     """Does the numbered groups of units in `workers` processes; one worker is this process itself.
 
@@ -122,7 +131,7 @@ def _start_worker(job: Job) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     # The processes are the parallelism.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _job, _tokenizer = job, load_tokenizer(job.tokenizer_dir)
+    _job, _tokenizer = job, load_tokenizer(str(job.tokenizer_dir))
 
 
 def _die_with_parent() -> None:

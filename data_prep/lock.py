@@ -79,4 +79,3 @@ class BuildLock:
     def _close(self) -> None:
         os.close(self._fd)
         self._fd = -1
-

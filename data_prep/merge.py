@@ -119,11 +119,6 @@ def merge(
     return manifest
 
 
-def unit_is_done(folder: Path) -> bool:
-    """Whether a unit's folder is whole, or its shards have been moved by a merge that was broken off."""
-    return (folder / shards.UNIT_JSON).exists()
-
-
 def _summaries(units_dir: Path, units: int) -> tuple[list[dict[str, Any]], list[list[Any]]]:
     """What the units say of themselves, and the smallest of their samples, which would be most of it."""
     summaries: list[dict[str, Any]] = []

@@ -3,7 +3,7 @@
 A group's folder holds, for each split that got documents, `SPLIT-k.array_record` and its index `SPLIT-k.safetensors`
 for k = 0, 1, ... (mostly one), `SPLIT.token_counts.npy`, and `unit.json` with counts and checksums. It appears by one
 rename, so it is whole or absent. What depends on other units (duplicates, the place of a shard among all) is left to
-the merge.
+the merge. In an object store there is no rename, and unit.json, put there last, makes it.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from data_prep.corpus import SPLITS
 from data_prep.errors import InputError
 from data_prep.files import write_error
 from data_prep.shard_writer import ShardWriter
+from data_prep.storage import Folder
 from data_prep.tokenizer import Tokenizer
 
 UNIT_JSON = "unit.json"
@@ -71,29 +73,44 @@ def group_units(units: Iterable[sources.Unit], unit_bytes: int) -> list[tuple[so
 
 
 def build_unit(
-    number: int, parts: Sequence[sources.Unit], settings: Settings, tokenizer: Tokenizer, units_dir: Path
+    number: int, parts: Sequence[sources.Unit], settings: Settings, tokenizer: Tokenizer, units_dir: Path | Folder
 ) -> None:
-    """Writes the folder `units_dir/number`: the shards of a group of units.
+    """Writes the folder `units_dir/number`, here or in a store: the shards of a group of units.
 
     Raises InputError for broken input, and when nothing can be written (a full disk).
     """
-    target = unit_dir(units_dir, number)
     # Two processes may do the same unit (parts started twice), perhaps on two machines: each works in a folder of its
     # own.
-    scratch = units_dir / f"tmp-{number}-{socket.gethostname()}-{os.getpid()}"
+    name = f"tmp-{number}-{socket.gethostname()}-{os.getpid()}"
+    scratch = (units_dir if isinstance(units_dir, Path) else Path(tempfile.gettempdir())) / name
     try:
         scratch.mkdir(parents=True)
         _Unit(number, settings, tokenizer, scratch).run(parts)
-        try:
-            os.rename(scratch, target)
-        except OSError:
-            # Somebody else was faster with the same bytes.
-            if not (target / UNIT_JSON).exists():
-                raise
+        if isinstance(units_dir, Path):
+            _rename(scratch, unit_dir(units_dir, number))
+        else:
+            _upload(scratch, units_dir / unit_name(number))
     except OSError as error:
+        target = unit_dir(units_dir, number) if isinstance(units_dir, Path) else scratch
         raise write_error(target, error) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _rename(scratch: Path, target: Path) -> None:
+    try:
+        os.rename(scratch, target)
+    except OSError:
+        # Somebody else was faster with the same bytes.
+        if not (target / UNIT_JSON).exists():
+            raise
+
+
+def _upload(scratch: Path, target: Folder) -> None:
+    """unit.json last: with it the unit is there."""
+    names = sorted(file.name for file in scratch.iterdir() if file.name != UNIT_JSON)
+    target.upload([(scratch / name, name) for name in names])
+    target.write(UNIT_JSON, (scratch / UNIT_JSON).read_bytes())
 
 
 def unit_name(number: int) -> str:
