@@ -31,7 +31,12 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits with its code."""
     arguments = list(sys.argv[1:] if words is None else words)
     parser = _build_parser()
+    engine_options: list[str] = []
+    if arguments[:1] == ["build"] and "--" in arguments:
+        border = arguments.index("--")
+        arguments, engine_options = arguments[:border], arguments[border + 1 :]
     options, rest = parser.parse_known_args(arguments)
+    options.engine_options = engine_options
     options.overrides = [word for word in rest if word.startswith("--config.")]
     unknown = [word for word in rest if not word.startswith("--config.")]
     if unknown or (options.overrides and getattr(options, "config", None) is None):
@@ -100,13 +105,18 @@ def _build_parser() -> argparse.ArgumentParser:
         "build --input 'text/*.txt' --tokenizer tokenizer --output corpus --workers 8",
     )
     _add_inputs(build)
-    build.add_argument("--tokenizer", required=True, help="directory of the tokenizer")
-    build.add_argument("--output", required=True, help="corpus directory to write")
+    build.add_argument("--tokenizer", required=True, help="directory of the tokenizer, here or in a store")
+    build.add_argument("--output", required=True, help="corpus directory to write, or gs://..., s3://...")
     build.add_argument("--workers", type=int, default=None, help="processes; all cores unless given")
     build.add_argument(
         "--part", default=None, metavar="I/N", help="build part I (from 0) of N, as one task of an array job"
     )
-    build.add_argument("--engine", choices=("local",), default="local", help="who runs the work")
+    build.add_argument(
+        "--engine",
+        choices=("local", "beam"),
+        default="local",
+        help="who runs the work: processes here, or Apache Beam, whose own options stand after --",
+    )
     build.add_argument("--language", default="en", help="of sentence splitting, as in en, de, fr, zh")
     build.add_argument(
         "--validation-share",
@@ -117,7 +127,7 @@ def _build_parser() -> argparse.ArgumentParser:
     build.add_argument("--keep-duplicates", action="store_true", help="keep documents that occur twice")
 
     check = add("check", _check, "Verify every byte of a corpus and print its audit as JSON.", "check corpus")
-    check.add_argument("corpus")
+    check.add_argument("corpus", help="directory, or gs://..., s3://...")
 
     pretrain = add(
         "pretrain",
@@ -234,17 +244,21 @@ def _vocab(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     from data_prep.build import build_corpus
 
-    build_corpus(
+    manifest = build_corpus(
         options.input,
         options.tokenizer,
         options.output,
         workers=options.workers,
         part=options.part,
+        engine=options.engine,
+        engine_options=options.engine_options,
         language=options.language,
         on_error=options.on_error,
         keep_duplicates=options.keep_duplicates,
         validation_share=options.validation_share,
     )
+    # One line for scripts; of a part that leaves work to others the fingerprint is null.
+    print(json.dumps({"output": options.output, "fingerprint": manifest["fingerprint"] if manifest else None}))
 
 
 def _check(options: argparse.Namespace) -> int:

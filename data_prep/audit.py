@@ -12,6 +12,7 @@ from data_prep import corpus, records
 from data_prep.errors import InputError
 from data_prep.files import checksum
 from data_prep.index import open_columns
+from data_prep.storage import Folder, is_url, local_folder
 
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 _SAMPLES = 20
@@ -197,6 +198,16 @@ def check(path: str | Path) -> tuple[dict[str, Any], str | None]:
     the index. What is wrong is one line that begins with the first damaged file; for an unfinished corpus the report is
     empty. Raises InputError where there is no corpus, or one of a newer format.
     """
+    if is_url(path):
+        state = corpus.unfinished(Folder(str(path)))
+        if state:
+            return {}, state
+        with local_folder(path) as copy:
+            try:
+                report, damage = check(copy)
+            except InputError as error:
+                raise InputError(str(error).replace(str(copy), str(path))) from None
+        return report, damage and damage.replace(str(copy), str(path))
     path = Path(path)
     state = corpus.unfinished(path)
     if state:

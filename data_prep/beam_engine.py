@@ -11,11 +11,11 @@ from pathlib import Path
 import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from data_prep import places, shards
+from data_prep import shards
 from data_prep.engines import Group, Job, Progress
 from data_prep.errors import InputError
 from data_prep.files import whole_file
-from data_prep.storage import Folder
+from data_prep.storage import Folder, local_folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -57,7 +57,7 @@ class _BuildUnits(apache_beam.DoFn):
 
     def setup(self) -> None:
         """Loads the tokenizer, once a worker."""
-        with places.local_folder(self._job.tokenizer_dir) as folder:
+        with local_folder(self._job.tokenizer_dir) as folder:
             self._tokenizer = load_tokenizer(folder)
 
     def process(self, item: tuple[int, Group]) -> Iterable[int]:

@@ -16,6 +16,7 @@ from typing import Any
 from data_prep import corpus, engines, merge, places, shards, sources
 from data_prep.errors import Busy, InputError
 from data_prep.files import write_error
+from data_prep.storage import local_folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 _MEGABYTE = 1 << 20
@@ -64,7 +65,7 @@ def build_corpus(
     run = _engine(engine, engine_options, _checked(workers, validation_share), job_part)
     found = sources.expand(inputs)
     size = sum(source.size for source in found)
-    with places.local_folder(tokenizer_dir) as folder:
+    with local_folder(tokenizer_dir) as folder:
         tokenizer = load_tokenizer(folder)
         settings = shards.Settings(
             language=language,
@@ -108,6 +109,8 @@ class _Build:
         with self._place.alone():
             manifest = self._finished()
             if manifest:
+                # A store may hold what a merge had no time to remove.
+                self._place.discard()
                 return manifest, None
             self._prepare(alone=True)
             done = self._run(self._missing())

@@ -26,6 +26,8 @@ import numpy as np
 from data_prep.errors import InputError
 from data_prep.index import open_columns
 from data_prep.records import last_tokens, token_dtype
+from data_prep.staging import Stage
+from data_prep.storage import Folder, is_url
 
 FORMAT_VERSION = 1
 DATASET_NAME = "bert_corpus"
@@ -56,51 +58,81 @@ class RecordIndex:
 class Corpus:
     """A finished corpus; opening it reads the manifest only."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]):
+    def __init__(self, path: Path, manifest: dict[str, Any], stage: Stage | None = None):
         self.path = path
         self.manifest = manifest
         self.fingerprint: str = manifest["fingerprint"]
         self.tokenizer_dir = path / "tokenizer"
         self.tokenizer_fingerprint: str = manifest["tokenizer"]["fingerprint"]
         self.vocab_size: int = manifest["tokenizer"]["vocab_size"]
+        self._stage = stage
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
-        """The corpus at `path`. Raises InputError if there is none, or it is unfinished, damaged or of a newer
-        format."""
+        """The corpus at `path`, a folder or the URL of one in an object store; of the latter, index and tokenizer are
+        copied to this machine (data_prep.staging), and `self.path` is the copy.
+
+        Raises InputError if there is none, or it is unfinished, damaged or of a newer format.
+        """
+        if is_url(path):
+            return cls._open_url(Folder(str(path)))
         path = Path(path)
         state = unfinished(path)
         if state:
             raise InputError(state)
         try:
-            manifest = json.loads((path / MANIFEST).read_bytes())
-            version = manifest["format_version"]
+            content = (path / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{path} is no corpus (it has no {MANIFEST}); make one with: bert-jax build") from None
+        return cls._made(lambda manifest: cls(path, manifest), content, path)
+
+    @classmethod
+    def _open_url(cls, folder: Folder) -> "Corpus":
+        state = unfinished(folder)
+        if state:
+            raise InputError(state)
+        content = folder.read(MANIFEST)
+        if content is None:
+            raise InputError(f"{folder} is no corpus (it has no {MANIFEST}); make one with: bert-jax build")
+
+        def staged(manifest: dict[str, Any]) -> "Corpus":
+            stage = Stage.open(folder, manifest)
+            return cls(stage.path, manifest, stage)
+
+        return cls._made(staged, content, folder)
+
+    @classmethod
+    def _made(cls, make: Callable[[dict[str, Any]], "Corpus"], content: bytes, path: Path | Folder) -> "Corpus":
+        damaged = InputError(f"{path}/{MANIFEST} is damaged; build the corpus again")
+        try:
+            manifest = json.loads(content)
+            version = manifest["format_version"]
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path / MANIFEST} is damaged; build the corpus again") from None
+            raise damaged from None
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise InputError(
                 f"{path} has corpus format {version}; this program reads up to {FORMAT_VERSION}: upgrade bert-jax"
             )
         try:
-            return cls(path, manifest)
+            return make(manifest)
         except (KeyError, TypeError):
-            raise InputError(f"{path / MANIFEST} is damaged; build the corpus again") from None
+            raise damaged from None
 
     def split(self, name: str) -> "Split":
         """The split "train" or "validation"."""
         if name not in SPLITS:
             raise InputError(f"a corpus has the splits {' and '.join(SPLITS)}, not {name!r}")
-        return Split(self.path, self.manifest, name)
+        return Split(self.path, self.manifest, name, self._stage)
 
 
-def unfinished(path: Path) -> str | None:
+def unfinished(path: Path | Folder) -> str | None:
     """One line that says so if a build of this corpus is under way or was broken off, else None."""
-    partial = partial_path(path)
-    if path.name.endswith(".partial") and path.is_dir():
+    partial = partial_path(path) if isinstance(path, Path) else path.partial
+    is_folder = (lambda folder: folder.is_dir()) if isinstance(path, Path) else (lambda folder: bool(folder.sizes()))
+    if path.name.endswith(".partial") and is_folder(path):
         return f"{path} is an unfinished build; run its build command again to finish it"
-    if not path.exists() and partial.is_dir():
+    there = path.exists() if isinstance(path, Path) else path.read(MANIFEST) is not None
+    if not there and is_folder(partial):
         return f"{path} is unfinished ({partial} is there); run its build command again to finish it"
     return None
 
@@ -117,9 +149,9 @@ class Split:
     kept_tokens: int
     kept_documents: int
 
-    def __init__(self, path: Path, manifest: dict[str, Any], name: str):
-        self._args = (path, manifest, name)
-        self._path, self._name = path, name
+    def __init__(self, path: Path, manifest: dict[str, Any], name: str, stage: Stage | None = None):
+        self._args = (path, manifest, name, stage)
+        self._path, self._name, self._stage = path, name, stage
         entry = manifest["splits"][name]
         self.num_kept, self.kept_tokens = entry["kept_records"], entry["kept_tokens"]
         self.kept_documents = entry["kept_documents"]
@@ -132,7 +164,7 @@ class Split:
         self._columns = _Cache(self._open_index, _OPEN_INDICES)
         self._readers = _Cache(self._open_shard, _OPEN_SHARDS)
 
-    def __reduce__(self) -> tuple[type["Split"], tuple[Path, dict[str, Any], str]]:
+    def __reduce__(self) -> tuple[type["Split"], tuple[Path, dict[str, Any], str, Stage | None]]:
         return Split, self._args
 
     @property
@@ -185,7 +217,11 @@ class Split:
         records = np.asarray(records, np.int64)
         spans = np.zeros((len(records), 2), np.int64)
         parts: list[np.ndarray] = [np.empty(0, self._token_dtype)] * len(records)
-        for shard, places, local in self._by_shard(records):
+        groups = self._by_shard(records)
+        if self._stage is not None:
+            # All that are missing at once, not one after the other.
+            self._stage.fetch(shard_name(self._name, shard, self.num_shards) for shard, _, _ in groups)
+        for shard, places, local in groups:
             offsets = self._columns(shard)["token_offsets"]
             spans[places, 1] = offsets[local + 1] - offsets[local]
             for place, raw in zip(places.tolist(), self._raw(shard, local), strict=True):
@@ -223,7 +259,10 @@ class Split:
         return open_columns(self._path / index_name(self._name, shard, self.num_shards))
 
     def _open_shard(self, shard: int) -> Any:
-        return open_shard(self._path / shard_name(self._name, shard, self.num_shards))
+        name = shard_name(self._name, shard, self.num_shards)
+        if self._stage is not None:
+            self._stage.fetch([name])
+        return open_shard(self._path / name)
 
 
 def open_shard(file: Path) -> Any:

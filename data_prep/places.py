@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from data_prep import merge as merging
 from data_prep.errors import InputError
 from data_prep.lease import Lease
 from data_prep.lock import BuildLock
+from data_prep.staging import is_shard
 from data_prep.storage import Folder, is_url, split_url
 from data_prep.tokenizer import Tokenizer
 
@@ -93,20 +93,6 @@ def place(output: str | Path, identity: dict[str, Any]) -> Place:
         return FolderPlace(Path(output))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return StorePlace(Folder(str(output)), digest[:16])
-
-
-@contextlib.contextmanager
-def local_folder(folder: str | Path | Folder) -> Iterator[Path]:
-    """A folder of this machine with the same files: itself, or for a URL a copy while the block lasts."""
-    if not is_url(folder):
-        yield Path(str(folder))
-        return
-    origin = Folder(str(folder))
-    with tempfile.TemporaryDirectory(prefix="bert-jax-") as scratch:
-        copy = Path(scratch) / (origin.name or "folder")
-        copy.mkdir()
-        origin.download([(name, copy / name) for name in origin.sizes()])
-        yield copy
 
 
 class FolderPlace:
@@ -291,7 +277,7 @@ class _ShardsAtHand:
 
 
 def _is_from_a_unit(name: str) -> bool:
-    return ".array_record-" in name or name.endswith(".safetensors")
+    return is_shard(name) or name.endswith(".safetensors")
 
 
 def _is_corpus_file(name: str) -> bool:

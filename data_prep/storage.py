@@ -8,6 +8,8 @@ tests.
 import contextlib
 import os
 import re
+import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -108,15 +110,17 @@ class Folder:
             self._make_parent(name)
         self._all(lambda item: self._fs.put_file(str(item[0]), f"{self._root}/{item[1]}"), files)
 
-    def download(self, files: Sequence[tuple[str, Path]]) -> None:
-        """Gets objects as local files, each whole or not at all."""
+    def download(self, files: Sequence[tuple[str, Path]], verify: Callable[[str, Path], None] | None = None) -> None:
+        """Gets objects as local files, each whole or not at all, and not when `verify` of name and file raises."""
 
         def get(item: tuple[str, Path]) -> None:
             name, target = item
             target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = target.with_name(f".{os.getpid()}.{target.name}")
+            scratch = target.with_name(f".{os.getpid()}.{threading.get_ident()}.{target.name}")
             try:
                 self._fs.get_file(f"{self._root}/{name}", str(scratch))
+                if verify is not None:
+                    verify(name, scratch)
                 os.replace(scratch, target)
             finally:
                 scratch.unlink(missing_ok=True)
@@ -201,8 +205,54 @@ def matches(pattern: str) -> list[str]:
     return sorted(scheme[0] + name.removeprefix(scheme[0]) for name in files)
 
 
-def size(url: str) -> int:
-    """Bytes of the object at a URL."""
-    folder, name = split_url(url)
-    with folder._refusals():
-        return int(folder._fs.size(f"{folder._root}/{name}"))
+class StoreFile:
+    """An input file in a store, with as much of pathlib.Path as reading one takes."""
+
+    def __init__(self, url: str):
+        self._url = url
+        self._folder, self.name = split_url(url)
+
+    def __str__(self) -> str:
+        return self._url
+
+    def __fspath__(self) -> str:
+        return self._url
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StoreFile) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(self._url)
+
+    def absolute(self) -> "StoreFile":
+        """Itself."""
+        return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Scheme, folders and name."""
+        return tuple(self._url.split("/"))
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """Its bytes, as a stream that can seek."""
+        assert mode == "rb"
+        return self._folder.open(self.name)
+
+    def size(self) -> int:
+        """Bytes."""
+        with self._folder._refusals():
+            return int(self._folder._fs.size(f"{self._folder._root}/{self.name}"))
+
+
+@contextlib.contextmanager
+def local_folder(folder: str | Path | Folder) -> Iterator[Path]:
+    """A folder of this machine with the same files: itself, or for a URL a copy while the block lasts."""
+    if not is_url(folder):
+        yield Path(str(folder))
+        return
+    origin = Folder(str(folder))
+    with tempfile.TemporaryDirectory(prefix="bert-jax-") as scratch:
+        copy = Path(scratch) / (origin.name or "folder")
+        copy.mkdir()
+        origin.download([(name, copy / name) for name in origin.sizes()])
+        yield copy
