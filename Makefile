@@ -32,7 +32,7 @@ $(VENV)/.hf: $(VENV)/.dev
 
 # Every line below that starts with bert-jax is a command that you can repeat by hand.
 quickstart: install
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory $(Q)/report.html
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory $(Q)/all
 	@echo
 	@echo "Your BERT, as Hugging Face's transformers loads it: $(Q)/hf"
 	@echo "Its page: $(Q)/report.html"
@@ -43,25 +43,27 @@ $(Q)/tokenizer/tokenizer.json:
 $(Q)/corpus/manifest.json: $(Q)/tokenizer/tokenizer.json
 	bert-jax build --input python-docs --tokenizer $(Q)/tokenizer --output $(Q)/corpus --validation-share 0.05
 
-.PHONY: $(Q)/run
-$(Q)/run: $(Q)/corpus/manifest.json
+# Always asked: the command itself knows what is left to do, and leaves a finished run as it is.
+$(Q)/run/metrics.jsonl: $(Q)/corpus/manifest.json FORCE
 	bert-jax pretrain --config configs/quickstart.py --config.data.corpus=$(Q)/corpus --config.seed=$(SEED) --workdir $(Q)/run
 
-$(Q)/evaluation.json: $(Q)/run
-	bert-jax evaluate $(Q)/run | tee $@
+$(Q)/evaluation.json: $(Q)/run/metrics.jsonl
+	bert-jax evaluate $(Q)/run > $@.partial
+	mv $@.partial $@
 
-$(Q)/hf/config.json: $(Q)/run
-	test -e $@ || bert-jax convert to-hf $(Q)/run $(Q)/hf
+$(Q)/hf/config.json: $(Q)/run/metrics.jsonl
+	rm -rf $(Q)/hf
+	bert-jax convert to-hf $(Q)/run $(Q)/hf
 
-.PHONY: $(Q)/fill-mask
-$(Q)/fill-mask: $(Q)/hf/config.json
+$(Q)/report.html: $(Q)/run/metrics.jsonl
+	bert-jax report $(Q)/run --output $(Q)/report.html
+
+.PHONY: $(Q)/all FORCE
+$(Q)/all: $(Q)/evaluation.json $(Q)/hf/config.json $(Q)/report.html
+	cat $(Q)/evaluation.json
 	bert-jax fill-mask $(Q)/hf "If the file does not exist, an exception is [MASK]."
 	bert-jax fill-mask $(Q)/hf "This function returns a [MASK] of strings."
 	bert-jax fill-mask $(Q)/hf "The default value is [MASK]."
-
-.PHONY: $(Q)/report.html
-$(Q)/report.html: $(Q)/evaluation.json $(Q)/fill-mask
-	bert-jax report $(Q)/run --output $(Q)/report.html
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests --ignore tests/hf --numprocesses $(JOBS) --dist worksteal -q

@@ -186,7 +186,7 @@ def _build_parser() -> argparse.ArgumentParser:
     finetune.add_argument("--epochs", type=int, default=3)
     finetune.add_argument("--batch-size", type=int, default=32)
     finetune.add_argument("--learning-rate", type=float, default=5e-5)
-    finetune.add_argument("--max-seq-len", type=int, default=128)
+    finetune.add_argument("--max-seq-len", type=int, help="tokens of a row; 128, or the model's most, unless given")
     finetune.add_argument("--seed", type=int, default=0)
 
     predict = add(

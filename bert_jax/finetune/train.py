@@ -29,7 +29,7 @@ from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 TASKS = ("classification", "regression")
 _DECIDES = {"classification": "accuracy", "regression": "pearson"}  # which metric says what the best epoch is
-_SHORTEST = 8
+_USUAL_LENGTH, _SHORTEST = 128, 8
 
 
 def finetune(
@@ -42,7 +42,7 @@ def finetune(
     epochs: int = 3,
     batch_size: int = 32,
     learning_rate: float = 5e-5,
-    max_seq_len: int = 128,
+    max_seq_len: int | None = None,
     seed: int = 0,
     warmup_share: float = 0.1,
     weight_decay: float = 0.01,
@@ -58,7 +58,8 @@ def finetune(
       init: a run, what `from-hf` wrote, or a Hugging Face directory; its pooler is used where it has one.
       workdir: must not exist; gets the model, and metrics.json with what this function returns. Whole or not at all.
       epochs, batch_size, learning_rate, seed: of the training; the rate is its peak.
-      max_seq_len: tokens of a row, specials included; what is longer is cut.
+      max_seq_len: tokens of a row, specials included; what is longer is cut. Unless given, 128 or what the model has
+        positions for.
 
     Returns:
       {"task", "dev": metrics of the kept epoch, "best_epoch": from 1, "epochs": [metrics and train loss of each]}.
@@ -74,11 +75,10 @@ def finetune(
     labels, train_truth, dev_truth = _truths(task, train_table, dev_table)
 
     saved = open_model(init)
-    if max_seq_len > saved.config.max_position_embeddings:
-        raise InputError(
-            f"--max-seq-len {max_seq_len} exceeds the {saved.config.max_position_embeddings} positions of {init}; "
-            "lower it"
-        )
+    positions = saved.config.max_position_embeddings
+    max_seq_len = max_seq_len or min(_USUAL_LENGTH, positions)
+    if max_seq_len > positions:
+        raise InputError(f"--max-seq-len {max_seq_len} exceeds the {positions} positions of {init}; lower it")
     if len(columns) > 1 and saved.config.type_vocab_size < 2:
         raise InputError(f"{init} has no token type for a second text; keep one text column in {train}")
     tokenizer = load_tokenizer(saved.tokenizer_dir)
@@ -132,7 +132,7 @@ def _write(workdir: Path, model: SavedModel, tokenizer: Tokenizer, result: dict[
 
 
 def _check_settings(
-    task: str, workdir: Path, epochs: int, batch_size: int, learning_rate: float, max_seq_len: int
+    task: str, workdir: Path, epochs: int, batch_size: int, learning_rate: float, max_seq_len: int | None
 ) -> None:
     if task not in TASKS:
         raise InputError(f"--task {task} is not known; known are {', '.join(TASKS)}")
@@ -142,7 +142,7 @@ def _check_settings(
         raise InputError(f"--epochs {epochs} and --batch-size {batch_size} must be at least 1")
     if not 0.0 < learning_rate < math.inf:
         raise InputError(f"--learning-rate {learning_rate} must be positive")
-    if max_seq_len < _SHORTEST:
+    if max_seq_len is not None and max_seq_len < _SHORTEST:
         raise InputError(f"--max-seq-len {max_seq_len} is too short; it must be at least {_SHORTEST}")
 
 
