@@ -12,6 +12,7 @@ from data_prep import corpus, records
 from data_prep.errors import InputError
 from data_prep.files import checksum
 from data_prep.index import open_columns
+from data_prep.record_layout import read_ends
 from data_prep.storage import Folder, is_url, local_folder
 
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -272,6 +273,9 @@ def _disagreements(path: Path, manifest: dict[str, Any], name: str) -> Iterator[
         if len(raw_records) != entry["records"] or len(columns["document"]) != entry["records"]:
             yield f"{file}: {len(raw_records)} records, {len(columns['document'])} in its index"
             continue
+        ends = columns.get("record_ends")
+        if ends is not None and read_ends(file, ends, np.array([len(raw) for raw in raw_records])) != raw_records:
+            yield f"{file}: its records do not lie where its index says"
         for place, raw in enumerate(raw_records):
             if not _agrees(records.decode(raw), columns, place, vocab_size):
                 yield f"{file}: record {place} does not agree with its index"

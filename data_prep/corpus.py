@@ -16,13 +16,14 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from data_prep import record_layout
 from data_prep.errors import InputError
 from data_prep.index import open_columns
 from data_prep.records import last_tokens, token_dtype
@@ -33,10 +34,9 @@ FORMAT_VERSION = 1
 DATASET_NAME = "bert_corpus"
 SPLITS = ("train", "validation")
 MANIFEST = "manifest.json"
-# Open shards cost a file descriptor each, of which a process often has 1024; index files cost an entry of the memory
-# map.
-_OPEN_SHARDS = 256
-_OPEN_INDICES = 8192
+# Either costs a file descriptor, of which a process often has 1024.
+_OPEN_SHARDS = 128
+_OPEN_INDICES = 512
 # One call for many records is faster a record, but costs time in proportion to the file.
 _BATCHED_READ = 64
 
@@ -218,13 +218,15 @@ class Split:
         spans = np.zeros((len(records), 2), np.int64)
         parts: list[np.ndarray] = [np.empty(0, self._token_dtype)] * len(records)
         groups = self._by_shard(records)
-        if self._stage is not None:
-            # All that are missing at once, not one after the other.
-            self._stage.fetch(shard_name(self._name, shard, self.num_shards) for shard, _, _ in groups)
+        wanted = []
         for shard, places, local in groups:
-            offsets = self._columns(shard)["token_offsets"]
+            columns = self._columns(shard)
+            offsets = columns["token_offsets"]
             spans[places, 1] = offsets[local + 1] - offsets[local]
-            for place, raw in zip(places.tolist(), self._raw(shard, local), strict=True):
+            ends = columns["record_ends"][local] if "record_ends" in columns else None
+            wanted.append((shard, local, ends, spans[places, 1] * self._token_dtype.itemsize))
+        for (_, places, _), found in zip(groups, self._ends(wanted), strict=True):
+            for place, raw in zip(places.tolist(), found, strict=True):
                 parts[place] = last_tokens(raw, int(spans[place, 1]), self._token_dtype)
         flat = np.concatenate(parts) if parts else np.empty(0, self._token_dtype)
         return flat.astype(np.int32), _offsets(spans)
@@ -240,6 +242,24 @@ class Split:
     def _raw(self, shard: int, local: np.ndarray) -> list[bytes]:
         reader = self._readers(shard)
         return read_shard(reader, self._path / shard_name(self._name, shard, self.num_shards), local)
+
+    def _ends(self, wanted: list[tuple[int, np.ndarray, np.ndarray | None, np.ndarray]]) -> Iterator[list[bytes]]:
+        """The last bytes of records, or all: for (shard, records in it, where they end, bytes) the contents."""
+        names = [shard_name(self._name, shard, self.num_shards) for shard, _, _, _ in wanted]
+        if self._stage is not None and not self._stage.has_room:
+            spans = [(ends, sizes) for _, _, ends, sizes in wanted if ends is not None]
+            if len(spans) < len(wanted):
+                raise InputError(f"{self._stage.no_room()}, or build the corpus again with this version")
+            yield from self._stage.read_ends(names, spans)
+            return
+        if self._stage is not None:
+            # All that are missing at once, not one after the other.
+            self._stage.fetch(names)
+        for name, (shard, local, ends, sizes) in zip(names, wanted, strict=True):
+            if ends is None:
+                yield read_shard(self._readers(shard), self._path / name, local)
+            else:
+                yield record_layout.read_ends(self._path / name, ends, sizes)
 
     def _by_shard(self, records: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """(shard, places in `records`, record numbers within the shard) for every shard that is asked for."""

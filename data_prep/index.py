@@ -5,12 +5,15 @@ Columns, for n records with S sentences and T tokens:
     text_hash         uint64 [n]    of the whole document's text
     sentence_offsets  int64 [n+1]   into sentence_lengths
     token_offsets     int64 [n+1]   into the tokens of the shard
+    record_ends       int64 [n]     where the record ends in the shard's file (data_prep.record_layout); older corpora
+                      are without
     sentence_lengths  uint16 [S]    tokens
     first             uint8 [n]     1 where the record begins its document
     word_starts       uint8 [ceil(T / 8)]   a bit a token, the highest bit first
 """
 
 import json
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +26,12 @@ _COLUMNS = {
     "text_hash": "U64",
     "sentence_offsets": "I64",
     "token_offsets": "I64",
+    "record_ends": "I64",
     "sentence_lengths": "U16",
     "first": "U8",
     "word_starts": "U8",
 }
+_OPTIONAL = {"record_ends"}
 
 
 def pack(columns: dict[str, np.ndarray]) -> bytes:
@@ -34,6 +39,8 @@ def pack(columns: dict[str, np.ndarray]) -> bytes:
     gaps."""
     header, parts, at = {}, [], 0
     for name, kind in _COLUMNS.items():
+        if name in _OPTIONAL and name not in columns:
+            continue
         raw = np.ascontiguousarray(columns[name], _TYPES[kind]).tobytes()
         header[name] = {"dtype": kind, "shape": [len(columns[name])], "data_offsets": [at, at + len(raw)]}
         parts.append(raw)
@@ -46,11 +53,15 @@ def pack(columns: dict[str, np.ndarray]) -> bytes:
 def open_columns(path: Path) -> dict[str, np.ndarray]:
     """Read-only columns of an index file, memory-mapped. Raises InputError when it is missing or damaged."""
     try:
-        raw = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        # Not numpy.memmap, which takes several times as long: a block opens an index for almost every record.
+        with open(path, "rb") as stream:
+            raw = np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
         header = json.loads(raw[8:start].tobytes())
         columns = {}
         for name, kind in _COLUMNS.items():
+            if name in _OPTIONAL and name not in header:
+                continue
             begin, end = header[name]["data_offsets"]
             if header[name]["dtype"] != kind or start + end > len(raw):
                 raise ValueError(name)
@@ -66,7 +77,7 @@ def open_columns(path: Path) -> dict[str, np.ndarray]:
 
 def _consistent(columns: dict[str, np.ndarray]) -> bool:
     records = len(columns["document"])
-    per_record = all(len(columns[name]) == records for name in ("text_hash", "first"))
+    per_record = all(len(columns[name]) == records for name in ("text_hash", "first", "record_ends") if name in columns)
     offsets = all(len(columns[name]) == records + 1 for name in ("sentence_offsets", "token_offsets"))
     return (
         per_record

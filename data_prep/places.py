@@ -210,7 +210,8 @@ class StorePlace:
 
     def tidy(self) -> None:
         """See Place."""
-        if not self.done():
+        # Of whatever settings: what others have finished is not ours to remove.
+        if not any(name.endswith("/" + shards.UNIT_JSON) for name in self.partial.sizes()):
             self.discard()
 
     def discard(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import index, records
+from data_prep import index, record_layout, records
 from data_prep.files import array_bytes, checksum, write_file
 
 # A shard ends at whichever it reaches first: ArrayRecord gets slow beyond, and what the index needs is held in memory.
@@ -41,6 +41,7 @@ class ShardWriter:
             records.Record(id_.encode(), document, first, raw_lengths, raw_starts, tokens.tobytes())
         )
         self._writer.write(content)
+        self._sizes.append(len(content))
         self._documents.append(document)
         self._hashes.append(key)
         self._first.append(first)
@@ -66,6 +67,7 @@ class ShardWriter:
         self._path = self._folder / f"{self._split}-{len(self._finished)}.array_record"
         # Without compression: random ids do not shrink, and zstd triples the time to write.
         self._writer = array_record_module.ArrayRecordWriter(str(self._path), "group_size:1,uncompressed")
+        self._sizes: list[int] = []
         self._documents: list[int] = []
         self._hashes: list[int] = []
         self._first: list[bool] = []
@@ -88,6 +90,7 @@ class ShardWriter:
             "text_hash": np.array(self._hashes, np.uint64),
             "sentence_offsets": sentence_offsets,
             "token_offsets": token_offsets,
+            "record_ends": record_layout.record_ends(self._path, self._sizes),
             "sentence_lengths": np.frombuffer(b"".join(self._lengths), "<u2"),
             "first": np.array(self._first, np.uint8),
             "word_starts": np.packbits(np.concatenate(self._starts)),

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -79,9 +79,9 @@ def build_unit(
 
     Raises InputError for broken input, and when nothing can be written (a full disk).
     """
-    # Two processes may do the same unit (parts started twice), perhaps on two machines: each works in a folder of its
-    # own.
-    name = f"tmp-{number}-{socket.gethostname()}-{os.getpid()}"
+    # Two processes may do the same unit (parts started twice), perhaps on two machines, or two threads of one: each
+    # works in a folder of its own.
+    name = f"tmp-{number}-{uuid.uuid4().hex}"
     scratch = (units_dir if isinstance(units_dir, Path) else Path(tempfile.gettempdir())) / name
     try:
         scratch.mkdir(parents=True)

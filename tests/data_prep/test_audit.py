@@ -1,11 +1,14 @@
 """The account of a corpus against counts made by hand; `check` finds flipped bytes, missing, extra and false files."""
 
 import json
+import os
 import random
 import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from small_corpora import make_tokenizer, many_texts, tree, write_jsonl
 
 from data_prep import audit, corpus, files, index, records
@@ -77,6 +80,29 @@ def test_every_flipped_byte_is_found(built, copy):
     assert audit.check(copy)[1] is None
 
 
+@given(data=st.data())
+def test_any_change_of_any_file_is_found(built, tmp_path_factory, data):
+    """A byte changed, bytes cut off, put in or repeated: in every file, the manifest and the tokenizer's too."""
+    folder = tmp_path_factory.mktemp("changed") / "out"
+    shutil.copytree(built[0], folder, copy_function=os.link)
+    contents = tree(built[0])
+    name = data.draw(st.sampled_from(sorted(contents)))
+    raw = contents[name]
+    place = data.draw(st.integers(0, len(raw) - 1))
+    changed = data.draw(
+        st.one_of(
+            st.integers(1, 255).map(lambda flip: raw[:place] + bytes([raw[place] ^ flip]) + raw[place + 1 :]),
+            st.just(raw[:place]),
+            st.binary(min_size=1, max_size=9).map(lambda more: raw[:place] + more + raw[place:]),
+            st.just(raw + raw[place:]),
+        )
+    )
+    (folder / name).unlink()
+    (folder / name).write_bytes(changed)
+    assert audit.check(folder)[1].startswith(f"{folder / name}: ")
+    shutil.rmtree(folder)
+
+
 def test_white_space_in_the_manifest_is_damage(copy):
     file = copy / corpus.MANIFEST
     file.write_bytes(file.read_bytes() + b"\n")
@@ -102,7 +128,7 @@ def rewrite(path, name, raw):
     (path / corpus.MANIFEST).write_bytes(corpus.manifest_bytes(manifest))
 
 
-@pytest.mark.parametrize("column", ["document", "first", "sentence_lengths", "word_starts"])
+@pytest.mark.parametrize("column", ["document", "first", "sentence_lengths", "word_starts", "record_ends"])
 def test_index_that_contradicts_its_shard(copy, column):
     name = corpus.index_name("train", 0, 1)
     columns = {key: np.array(values) for key, values in index.open_columns(copy / name).items()}
@@ -110,7 +136,8 @@ def test_index_that_contradicts_its_shard(copy, column):
     assert audit.check(copy)[1] is None
     columns[column][5] ^= 1
     rewrite(copy, name, index.pack(columns))
-    assert "does not agree with its index" in audit.check(copy)[1]
+    message = "do not lie where its index says" if column == "record_ends" else "does not agree with its index"
+    assert message in audit.check(copy)[1]
 
 
 def test_token_beyond_the_vocabulary(copy):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 import threading
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from small_corpora import make_tokenizer, many_texts, write_jsonl
 
-from data_prep import corpus, files, index, records, shard_writer, shards
+from data_prep import corpus, files, index, record_layout, records, shard_writer, shards
 from data_prep.build import build_corpus
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
@@ -108,6 +109,41 @@ def test_any_order_of_records(built, data):
         lengths = found.sentence_lengths[found.sentence_offsets[place] : found.sentence_offsets[place + 1]]
         np.testing.assert_array_equal(lengths, alone.sentence_lengths)
         assert (found.document[place], found.first[place]) == (alone.document[0], alone.first[0])
+
+
+def test_older_corpora_are_read_the_same(built, tmp_path):
+    """Their index does not say where records lie."""
+    shutil.copytree(built[0], tmp_path / "older")
+    for file in (tmp_path / "older" / "index").glob("*.safetensors"):
+        columns = {name: np.array(values) for name, values in index.open_columns(file).items() if name != "record_ends"}
+        file.write_bytes(index.pack(columns))
+    for name in ("train", "validation"):
+        reader, older = (Corpus.open(path).split(name) for path in (built[0], tmp_path / "older"))
+        everything = np.random.default_rng(0).permutation(reader.num_records)
+        assert "record_ends" not in older.columns(0)
+        np.testing.assert_array_equal(older.read(everything)[0], reader.read(everything)[0])
+
+
+@given(sizes=st.lists(st.integers(1, 200) | st.integers(60_000, 70_000), min_size=1, max_size=60), data=st.data())
+def test_where_records_lie(tmp_path_factory, sizes, data):
+    """Ends of records, with block headers in between, as array_record's own reader has them."""
+    from array_record.python import array_record_module
+
+    file = tmp_path_factory.mktemp("layout") / "shard"
+    draw = np.random.default_rng(len(sizes))
+    contents = [draw.bytes(size) for size in sizes]
+    writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1,uncompressed")
+    for content in contents:
+        writer.write(content)
+    writer.close()
+    ends = record_layout.record_ends(file, sizes)
+    wanted = np.array([data.draw(st.integers(1, size)) for size in sizes])
+    found = record_layout.read_ends(file, ends, wanted)
+    assert found == [content[-size:] for content, size in zip(contents, wanted.tolist(), strict=True)]
+    # Another layout than the one that is known is noticed when it is written.
+    place = data.draw(st.integers(0, len(sizes) - 1))
+    with pytest.raises(InputError, match="another layout"):
+        record_layout.record_ends(file, [*sizes[:place], sizes[place] + 1, *sizes[place + 1 :]])
 
 
 def test_few_open_shards_and_large_reads_agree(built, monkeypatch):

@@ -1,0 +1,332 @@
+"""Building to an object store and training from one: the same bytes as on a disk, whatever happens on the way.
+
+`memory://` is a store in this process; `file://` goes through the same code on a disk, for tests with processes.
+"""
+
+import itertools
+import os
+import pickle
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from small_corpora import make_tokenizer, many_texts, start_script, tree, write_jsonl
+
+from bert_jax.config import Config, DataConfig, TrainConfig
+from bert_jax.data.load import Loader
+from bert_jax.evaluate import open_corpora
+from data_prep import build, corpus, shards, staging, storage
+from data_prep.audit import check
+from data_prep.build import build_corpus
+from data_prep.corpus import Corpus
+from data_prep.errors import InputError
+from data_prep.tokenizer import load_tokenizer
+
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+SCRIPT = """
+import data_prep.build as build, data_prep.lease as lease
+from data_prep.errors import InputError
+build._SMALLEST_UNIT, build._UNITS, lease._SETTLED_AFTER = 3000, 1000, 0.05
+if __name__ == "__main__":
+    part = sys.argv[4] or None
+    try:
+        made = build.build_corpus(sys.argv[5:], sys.argv[1], sys.argv[2], workers=int(sys.argv[3]), part=part)
+    except InputError as error:
+        print(error)
+        sys.exit(2)
+    print("merged" if made else "part")
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch):
+    monkeypatch.setattr(build, "_SMALLEST_UNIT", 3000)
+    monkeypatch.setattr(build, "_UNITS", 1000)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """About fourteen units, with duplicates within and across them."""
+    texts = many_texts(150)
+    return str(write_jsonl(tmp_path_factory.mktemp("source") / "in.jsonl", texts + texts[:9] + texts[100:104]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tokenizer, source):
+    """The corpus as a build on a disk makes it."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_SMALLEST_UNIT", 3000)
+        patch.setattr(build, "_UNITS", 1000)
+        build_corpus([source], tokenizer, out, workers=1, validation_share=0.2)
+    return out
+
+
+@pytest.fixture
+def memory():
+    """The URL of an empty bucket."""
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    yield "memory://bucket"
+    store.store.clear()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BERT_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def stored(url: str) -> dict[str, bytes]:
+    folder = storage.Folder(url)
+    return {name: folder.read(name) for name in folder.sizes()}
+
+
+def make(source, tokenizer, out, **options):
+    return build_corpus([source], tokenizer, out, **{"workers": 1, "validation_share": 0.2} | options)
+
+
+def test_the_same_bytes(tokenizer, source, whole, memory):
+    manifest = make(source, tokenizer, f"{memory}/out")
+    assert stored(f"{memory}/out") == tree(whole)
+    assert set(stored(memory)) == {f"out/{name}" for name in tree(whole)} | {"out.report.json"}
+    assert manifest["audit"]["dropped"] == {"duplicate": 13}
+    assert check(f"{memory}/out") == check(whole)
+    assert make(source, tokenizer, f"{memory}/out", workers=2) == manifest
+
+
+def test_everything_in_the_store(tokenizer, source, whole, memory):
+    bucket = storage.Folder(memory)
+    for name, content in tree(tokenizer).items():
+        bucket.write(f"tokenizer/{name}", content)
+    bucket.write("raw/in.jsonl", Path(source).read_bytes())
+    for i, pattern in enumerate((f"{memory}/raw/in.jsonl", f"{memory}/raw/*.jsonl")):
+        make(pattern, f"{memory}/tokenizer", f"{memory}/out{i}")
+        assert stored(f"{memory}/out{i}") == tree(whole)
+    for pattern in ("raw/no.jsonl", "raw/*.txt"):
+        with pytest.raises(InputError, match=f"memory://bucket/{pattern.replace('*', '.')}.*no"):
+            make(f"{memory}/{pattern}", tokenizer, f"{memory}/other")
+
+
+def test_parts_in_the_store(tokenizer, source, whole, memory, capsys):
+    results = [make(source, tokenizer, f"{memory}/out", part=f"{i}/3") for i in (2, 0, 1)]
+    assert results[:2] == [None, None] and results[2]["fingerprint"]
+    assert "units are missing" in capsys.readouterr().err
+    assert stored(f"{memory}/out") == tree(whole)
+    # A part that comes late, as one of a scheduler's second tries.
+    assert make(source, tokenizer, f"{memory}/out", part="1/3") == results[2]
+    assert set(stored(memory)) == {f"out/{name}" for name in tree(whole)} | {"out.report.json"}
+
+
+def test_other_settings_and_other_objects(tokenizer, source, memory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_upload", broken_after(3, shards._upload))
+        with pytest.raises(PowerCut):
+            make(source, tokenizer, f"{memory}/out")
+    with pytest.raises(InputError, match=r"out\.partial is an unfinished build .*keep_duplicates is False there"):
+        make(source, tokenizer, f"{memory}/out", keep_duplicates=True)
+    with pytest.raises(InputError, match="is unfinished"):
+        Corpus.open(f"{memory}/out")
+    assert "is unfinished" in check(f"{memory}/out")[1]
+    make(source, tokenizer, f"{memory}/out")
+    with pytest.raises(InputError, match=r"out is a finished corpus .*keep_duplicates is False there"):
+        make(source, tokenizer, f"{memory}/out", keep_duplicates=True)
+    storage.Folder(memory).write("thesis/chapter.tex", b"x")
+    with pytest.raises(InputError, match=r"holds other objects \(chapter.tex\)"):
+        make(source, tokenizer, f"{memory}/thesis")
+
+
+class PowerCut(BaseException):
+    pass
+
+
+def broken_after(count, *functions):
+    """The functions, which together work `count` times and never again."""
+    left = itertools.count(count, -1)
+
+    def limited(real):
+        def call(*arguments, **options):
+            if next(left) <= 0:
+                raise PowerCut
+            return real(*arguments, **options)
+
+        return call
+
+    made = [limited(real) for real in functions]
+    return made if len(made) > 1 else made[0]
+
+
+def test_resumes_after_any_request(tokenizer, source, whole, memory):
+    """From one attempt to the next a build may make a few requests more that change the store."""
+    names = ("write", "create", "upload", "copy", "remove")
+    for count in range(1, 200):
+        with pytest.MonkeyPatch.context() as patch:
+            calls = broken_after(2 * count, *(getattr(storage.Folder, name) for name in names))
+            for name, call in zip(names, calls, strict=True):
+                patch.setattr(storage.Folder, name, call)
+            try:
+                make(source, tokenizer, f"{memory}/out")
+            except PowerCut:
+                # A dead process loses its lease (test_lease); this one lives.
+                patch.undo()
+                storage.Folder(memory).remove(["out.lock"])
+                visible = storage.Folder(f"{memory}/out").read(corpus.MANIFEST) is not None
+                # Whenever there is a manifest, the corpus is whole.
+                assert not visible or stored(f"{memory}/out") == tree(whole)
+                continue
+            break
+    assert 3 < count < 100
+    assert stored(f"{memory}/out") == tree(whole)
+    assert not storage.Folder(f"{memory}/out.partial").sizes()
+
+
+def test_one_request_of_an_upload_fails(tokenizer, source, whole, memory, monkeypatch):
+    """A unit without all its files does not count, and one whose shard is not whole is found by the merge."""
+    make(source, tokenizer, f"{memory}/out", part="0/2")
+    units = next(name for name in stored(f"{memory}/out.partial") if name.endswith("train-0.array_record"))
+    folder = storage.Folder(f"{memory}/out.partial")
+    content = folder.read(units)
+    folder.write(units, content[:-1])
+    with pytest.raises(InputError, match="missing or damaged"):
+        make(source, tokenizer, f"{memory}/out", part="1/2")
+    folder.write(units, content)
+    make(source, tokenizer, f"{memory}/out")
+    assert stored(f"{memory}/out") == tree(whole)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_killed_at_any_moment(tmp_path, tokenizer, source, scheme):
+    """kill -9 at random moments of one build after another, then the same command to its end."""
+    draw = random.Random(0)
+    build_corpus([source], tokenizer, tmp_path / "whole", workers=1)
+    want = tree(tmp_path / "whole")
+    arguments = [tokenizer, f"{scheme}{tmp_path}/out", 2, "", source]
+    start = time.monotonic()
+    assert start_script(tmp_path / "run.py", SCRIPT, tokenizer, f"{scheme}{tmp_path}/time", 2, "", source).wait(60) == 0
+    whole_time = time.monotonic() - start
+    for _ in range(60 if LONG else 3):
+        if draw.random() < 0.3:
+            # Not always from what is there.
+            for left in tmp_path.glob("out*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        script = start_script(tmp_path / "run.py", SCRIPT, *arguments)
+        time.sleep(draw.uniform(0.4, 1.1) * whole_time)
+        os.killpg(script.pid, signal.SIGKILL)
+        script.wait()
+        if (tmp_path / "out" / corpus.MANIFEST).exists():
+            assert tree(tmp_path / "out") == want
+    script = start_script(tmp_path / "run.py", SCRIPT, *arguments)
+    out, error = script.communicate(timeout=60)
+    assert script.returncode == 0, (out, error)
+    assert tree(tmp_path / "out") == want
+    assert sorted(file.name for file in tmp_path.glob("out*")) == ["out", "out.report.json"]
+
+
+def test_parts_at_once_in_the_store(tmp_path, tokenizer, source):
+    # Part 0 runs twice, as a scheduler may do.
+    parts = ["0/2", "1/2", "0/2"]
+    running = [
+        start_script(tmp_path / f"run{i}.py", SCRIPT, tokenizer, f"file://{tmp_path}/out", 1, part, source)
+        for i, part in enumerate(parts)
+    ]
+    outputs = [script.communicate(timeout=60) for script in running]
+    assert [script.returncode for script in running] == [0] * 3, outputs
+    build_corpus([source], tokenizer, tmp_path / "whole", workers=1)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert sorted(file.name for file in tmp_path.glob("out*")) == ["out", "out.report.json"]
+
+
+def test_training_reads_through_a_copy(tokenizer, source, whole, memory, cache):
+    make(source, tokenizer, f"{memory}/out")
+    configs = [
+        Config(seed=3, data=DataConfig(corpus=path, seq_len=32, block_tokens=400), train=TrainConfig(num_steps=20))
+        for path in (str(whole), f"{memory}/out")
+    ]
+    batches = []
+    for config in configs:
+        corpora = open_corpora(config)
+        loader = Loader(config, corpora, load_tokenizer(corpora[0].tokenizer_dir))
+        batches.append(list(loader.batches(loader.start(), 0, np.arange)))
+    for ours, theirs in zip(*batches, strict=True):
+        assert ours[1] == theirs[1]
+        for name, values in ours[0].items():
+            np.testing.assert_array_equal(values, theirs[0][name])
+
+
+def test_shards_are_fetched_when_they_are_read(tokenizer, source, whole, memory, cache, monkeypatch):
+    make(source, tokenizer, f"{memory}/out")
+    opened = Corpus.open(f"{memory}/out")
+    assert opened.path.name == "out" and opened.fingerprint == Corpus.open(whole).fingerprint
+    split = opened.split("train")
+    local = Corpus.open(whole).split("train")
+    everything = np.arange(split.num_records)
+    np.testing.assert_array_equal(split.index(everything).word_starts, local.index(everything).word_starts)
+    np.testing.assert_array_equal(split.token_counts(), local.token_counts())
+    assert not list(cache.rglob("*array_record*"))
+    split.read(np.array([0]))
+    assert len(list(cache.rglob("*array_record*"))) == 1
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(split)).read(everything)[0], local.read(everything)[0])
+    copied = tree(opened.path)
+    assert {name: raw for name, raw in tree(whole).items() if name in copied} == copied
+    # Once here, nothing is fetched again.
+    monkeypatch.setattr(storage.Folder, "download", lambda *_: pytest.fail("fetched again"))
+    np.testing.assert_array_equal(
+        Corpus.open(f"{memory}/out").split("train").read(everything)[0], local.read(everything)[0]
+    )
+
+
+def test_records_come_one_by_one_where_there_is_no_room(tokenizer, source, whole, memory, cache, monkeypatch, capsys):
+    make(source, tokenizer, f"{memory}/out")
+    monkeypatch.setattr(staging, "_LEFT_FREE", 1 << 60)
+    split = Corpus.open(f"{memory}/out").split("train")
+    assert "has room for 0.0; set BERT_JAX_CACHE to a folder on a larger disk" in capsys.readouterr().err
+    chosen = np.random.default_rng(0).permutation(split.num_records)
+    for ours, theirs in zip(split.read(chosen), Corpus.open(whole).split("train").read(chosen), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not list(cache.rglob("*array_record*"))
+
+
+def test_a_copy_that_cannot_be(tokenizer, source, memory, cache):
+    make(source, tokenizer, f"{memory}/out")
+    folder = storage.Folder(f"{memory}/out")
+    name = next(name for name in folder.sizes() if name.startswith("bert_corpus-train"))
+    content = bytearray(folder.read(name))
+    content[len(content) // 2] ^= 1
+    folder.write(name, bytes(content))
+    with pytest.raises(InputError, match=f"{memory}/out/{name}: the file is damaged"):
+        Corpus.open(f"{memory}/out").split("train").raw_records(0)
+    assert check(f"{memory}/out")[1].startswith(f"{memory}/out/{name}: the file is damaged")
+    folder.remove([name])
+    assert check(f"{memory}/out")[1] == f"{memory}/out/{name}: the file is missing"
+    with pytest.raises(InputError, match=r"memory://bucket/none is no corpus"):
+        Corpus.open(f"{memory}/none")
+    folder.write(corpus.MANIFEST, b"{")
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+        Corpus.open(f"{memory}/out")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("gs://bucket/out", "pip install gcsfs"),
+        ("s3://bucket/out", "pip install s3fs"),
+        ("nonsense://bucket/out", "nonsense://bucket"),
+    ],
+)
+def test_stores_that_are_not_there(tokenizer, source, url, message, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(InputError, match=message):
+        make(source, tokenizer, url)
+    with pytest.raises(InputError, match=message):
+        Corpus.open(url)
