@@ -186,29 +186,31 @@ class Split:
     def index(self, records: np.ndarray) -> RecordIndex:
         """What the index knows of `records`, int64 [n], in that order; the shards are not touched."""
         records = np.asarray(records, np.int64)
-        groups = self._by_shard(records)
         count = len(records)
         document, first = np.empty(count, np.int64), np.empty(count, bool)
         # Where the sentences and tokens of each record begin and end in its shard's columns.
         sentences, tokens = np.empty((count, 2), np.int64), np.empty((count, 2), np.int64)
-        for shard, places, local in groups:
+        # Copied while the shard is at hand: a block of a large corpus takes from more shards than can be open.
+        found = []
+        for shard, places, local in self._by_shard(records):
             columns = self._columns(shard)
             document[places] = columns["document"][local]
             first[places] = columns["first"][local] != 0
             for spans, offsets in ((sentences, columns["sentence_offsets"]), (tokens, columns["token_offsets"])):
                 spans[places, 0], spans[places, 1] = offsets[local], offsets[local + 1]
+            begin, size = sentences[places, 0], sentences[places, 1] - sentences[places, 0]
+            bits = columns["word_starts"]
+            packed = [bits[start >> 3 : (end + 7) >> 3].tobytes() for start, end in tokens[places].tolist()]
+            found.append((places, size, columns["sentence_lengths"][ranges(begin, size)], packed))
         sentence_offsets, token_offsets = _offsets(sentences), _offsets(tokens)
         lengths = np.empty(sentence_offsets[-1], np.int32)
         starts = np.empty(token_offsets[-1], bool)
-        for shard, places, _ in groups:
-            columns = self._columns(shard)
-            begin, size = sentences[places, 0], sentences[places, 1] - sentences[places, 0]
-            lengths[ranges(sentence_offsets[places], size)] = columns["sentence_lengths"][ranges(begin, size)]
-            bits = columns["word_starts"]
-            for place in places.tolist():
+        for places, size, its_lengths, packed in found:
+            lengths[ranges(sentence_offsets[places], size)] = its_lengths
+            for place, raw in zip(places.tolist(), packed, strict=True):
                 start, end = tokens[place].tolist()
                 to = int(token_offsets[place])
-                unpacked = np.unpackbits(bits[start >> 3 : (end + 7) >> 3])[start & 7 :][: end - start]
+                unpacked = np.unpackbits(np.frombuffer(raw, np.uint8))[start & 7 :][: end - start]
                 starts[to : to + end - start] = unpacked.view(bool)
         return RecordIndex(document, first, lengths, sentence_offsets, starts, token_offsets)
 

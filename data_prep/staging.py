@@ -57,8 +57,8 @@ class Stage:
         """What is wrong and what to do, as the beginning of a line."""
         free = max(0, shutil.disk_usage(self._path).free - _LEFT_FREE)
         return (
-            f"{self._origin}: the shards take {self._missing_bytes() / 1e9:.1f} GB more and {cache_root()} has room for "
-            f"{free / 1e9:.1f}; set BERT_JAX_CACHE to a folder on a larger disk"
+            f"{self._origin}: the shards take {self._missing_bytes() / 1e9:.1f} GB more and {cache_root()} has room "
+            f"for {free / 1e9:.1f}; set BERT_JAX_CACHE to a folder on a larger disk"
         )
 
     @property

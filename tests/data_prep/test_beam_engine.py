@@ -55,7 +55,7 @@ def test_in_a_store(tmp_path, tokenizer, source):
 
 
 def test_a_mistake_in_the_input_is_told_and_mended(tmp_path, tokenizer, source):
-    lines = open(source).read().splitlines()
+    lines = (tmp_path / "in.jsonl").read_text().splitlines()
     broken = [*lines[:77], lines[77][:-9] + " " * 9, *lines[78:]]
     (tmp_path / "in.jsonl").write_text("\n".join(broken) + "\n")
     with pytest.raises(InputError, match=r"in\.jsonl:78"):

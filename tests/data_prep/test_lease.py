@@ -76,7 +76,7 @@ def written(folder, **changes):
 
 def test_of_another_machine(folder):
     written(folder, renewed=time.time() - lease.DEAD_AFTER + 20)
-    with pytest.raises(Busy, match="on elsewhere, last sign of life [34]. s ago"):
+    with pytest.raises(Busy, match=r"on elsewhere, last sign of life [34]. s ago"):
         Lease(folder, "out").__enter__()
     written(folder, renewed=time.time() - lease.DEAD_AFTER - 1)
     with Lease(folder, "out"):
