@@ -98,9 +98,10 @@ def simulate(folder: Path, arguments: argparse.Namespace) -> None:
         target = shards.unit_dir(folder / "work" / "units", number)
         target.mkdir(parents=True)
         for file in linked:
-            if number % _LINKS == 0:
-                shutil.copy(file, folder / file.name)
-            os.link(folder / file.name, target / file.name)
+            copy = folder / f"{number // _LINKS}-{file.name}"
+            if not copy.exists():
+                shutil.copy(file, copy)
+            os.link(copy, target / file.name)
         hashes = draw.integers(0, 1 << 63, len(columns["document"]), dtype=np.uint64)
         copies = draw.random(len(hashes)) < arguments.duplicates
         hashes[copies] = draw.choice(repeated, np.count_nonzero(copies))

@@ -18,6 +18,7 @@ from data_prep.errors import InputError
 _BLOCK, _BLOCK_HEADER = 1 << 16, 24
 _INSIDE = _BLOCK - _BLOCK_HEADER
 _CHUNK_HEADER = 40
+_READ_AT_ONCE = 1 << 22
 
 
 def record_ends(file: Path, sizes: Sequence[int]) -> np.ndarray:
@@ -30,15 +31,23 @@ def record_ends(file: Path, sizes: Sequence[int]) -> np.ndarray:
     # A chunk's data: the kind of compression, the length of the lengths, the record's length, the record.
     ends = _CHUNK_HEADER + np.cumsum(_CHUNK_HEADER + 2 + _varint_bytes(size) + size)
     starts = np.concatenate([[_CHUNK_HEADER], ends[:-1]])
-    content = np.fromfile(file, np.uint8)
-    places = _in_file(starts[:, None] + np.arange(8, _CHUNK_HEADER))
-    data_size, _, kind_and_count, record_size = content[np.minimum(places, len(content) - 1)].view("<u8").T
-    right = (data_size == ends - starts - _CHUNK_HEADER) & (record_size == size)
-    if not (right & (kind_and_count == (1 << 8) + ord("r"))).all():
-        raise InputError(
-            f"{file}: this version of array_record writes another layout than 0.8; install the version that the "
-            "constraints name"
-        )
+    with open(file, "rb") as stream:
+        begin = 0
+        while begin < len(size):
+            # Some records' headers at once, whatever lies between them.
+            end = max(begin + 1, int(np.searchsorted(starts, starts[begin] + _READ_AT_ONCE)))
+            places = _in_file(starts[begin:end, None] + np.arange(8, _CHUNK_HEADER))
+            first, last = int(places[0, 0]), int(places[-1, -1])
+            stream.seek(first)
+            content = np.frombuffer(stream.read(last + 1 - first).ljust(last + 1 - first), np.uint8)
+            data_size, _, kind_and_count, record_size = content[places - first].view("<u8").T
+            right = (data_size == (ends - starts)[begin:end] - _CHUNK_HEADER) & (record_size == size[begin:end])
+            if not (right & (kind_and_count == (1 << 8) + ord("r"))).all():
+                raise InputError(
+                    f"{file}: this version of array_record writes another layout than 0.8; install the version that "
+                    "the constraints name"
+                )
+            begin = end
     return ends
 
 

@@ -1,5 +1,6 @@
 """Records of one split of a unit on their way into ArrayRecord files and their indices."""
 
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import numpy as np
 from data_prep import index, record_layout, records
 from data_prep.files import array_bytes, checksum, write_file
 
-# A shard ends at whichever it reaches first: ArrayRecord gets slow beyond, and what the index needs is held in memory.
+# A shard ends at whichever it reaches first: ArrayRecord gets slow beyond, and what the index needs is held in memory,
+# which is why it is held as plain bytes.
 _SHARD_RECORDS = 100_000
 _SHARD_TOKENS = 1 << 24
+# Tokens that are counted in one go: each costs as much as the vocabulary is large.
+_COUNTED_AT_ONCE = 1 << 20
 
 
 class ShardWriter:
@@ -19,6 +23,8 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, vocab_size: int):
         self._folder, self._split = folder, split
         self._counts = np.zeros(vocab_size, np.int64)
+        self._uncounted: list[np.ndarray] = []
+        self._num_uncounted = 0
         self._finished: list[dict[str, Any]] = []
         self._writer: Any = None
 
@@ -45,11 +51,15 @@ class ShardWriter:
         self._documents.append(document)
         self._hashes.append(key)
         self._first.append(first)
-        self._lengths.append(raw_lengths)
+        self._lengths += raw_lengths
         self._sentence_counts.append(len(lengths))
-        self._tokens.append(tokens)
-        self._starts.append(starts)
+        self._token_counts.append(len(tokens))
+        self._starts += starts.tobytes()
         self._total += len(tokens)
+        self._uncounted.append(tokens)
+        self._num_uncounted += len(tokens)
+        if self._num_uncounted >= _COUNTED_AT_ONCE:
+            self._count()
         if len(self._first) == _SHARD_RECORDS or self._total >= _SHARD_TOKENS:
             self._close()
 
@@ -67,14 +77,9 @@ class ShardWriter:
         self._path = self._folder / f"{self._split}-{len(self._finished)}.array_record"
         # Without compression: random ids do not shrink, and zstd triples the time to write.
         self._writer = array_record_module.ArrayRecordWriter(str(self._path), "group_size:1,uncompressed")
-        self._sizes: list[int] = []
-        self._documents: list[int] = []
-        self._hashes: list[int] = []
-        self._first: list[bool] = []
-        self._lengths: list[bytes] = []
-        self._sentence_counts: list[int] = []
-        self._tokens: list[np.ndarray] = []
-        self._starts: list[np.ndarray] = []
+        self._sizes, self._documents, self._hashes = array("q"), array("q"), array("Q")
+        self._first, self._sentence_counts, self._token_counts = array("B"), array("q"), array("q")
+        self._lengths, self._starts = bytearray(), bytearray()
         self._total = 0
 
     def _close(self) -> None:
@@ -83,7 +88,7 @@ class ShardWriter:
             writer.close()
         except RuntimeError as error:
             raise OSError(None, str(error).split(";")[0]) from None
-        token_offsets = np.concatenate([[0], np.cumsum([len(t) for t in self._tokens], dtype=np.int64)])
+        token_offsets = np.concatenate([[0], np.cumsum(self._token_counts, dtype=np.int64)])
         sentence_offsets = np.concatenate([[0], np.cumsum(self._sentence_counts, dtype=np.int64)])
         columns = {
             "document": np.array(self._documents, np.int64),
@@ -91,11 +96,11 @@ class ShardWriter:
             "sentence_offsets": sentence_offsets,
             "token_offsets": token_offsets,
             "record_ends": record_layout.record_ends(self._path, self._sizes),
-            "sentence_lengths": np.frombuffer(b"".join(self._lengths), "<u2"),
+            "sentence_lengths": np.frombuffer(self._lengths, "<u2"),
             "first": np.array(self._first, np.uint8),
-            "word_starts": np.packbits(np.concatenate(self._starts)),
+            "word_starts": np.packbits(np.frombuffer(self._starts, bool)),
         }
-        self._counts += np.bincount(np.concatenate(self._tokens), minlength=len(self._counts))
+        self._count()
         self._finished.append(
             {
                 "records": len(self._first),
@@ -106,3 +111,8 @@ class ShardWriter:
                 "index": write_file(self._path.with_suffix(".safetensors"), index.pack(columns)),
             }
         )
+
+    def _count(self) -> None:
+        if self._uncounted:
+            self._counts += np.bincount(np.concatenate(self._uncounted), minlength=len(self._counts))
+        self._uncounted, self._num_uncounted = [], 0
