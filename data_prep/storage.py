@@ -6,6 +6,7 @@ tests.
 """
 
 import contextlib
+import io
 import os
 import re
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -246,12 +247,22 @@ class StoreFile:
     def open(self, mode: str = "rb") -> BinaryIO:
         """Its bytes, as a stream that can seek."""
         assert mode == "rb"
-        return self._folder.open(self.name)
+        return io.BufferedReader(self._folder.open(self.name))  # type: ignore[type-var,return-value]
 
     def size(self) -> int:
         """Bytes."""
         with self._folder._refusals():
             return int(self._folder._fs.size(f"{self._folder._root}/{self.name}"))
+
+
+def input_path(text: str) -> Path:
+    """An input file by its path or URL. A StoreFile has as much of a path as reading it takes."""
+    return cast(Path, StoreFile(text)) if is_url(text) else Path(text)
+
+
+def file_size(path: Path) -> int:
+    """Bytes of an input file."""
+    return path.size() if isinstance(path, StoreFile) else path.stat().st_size
 
 
 @contextlib.contextmanager

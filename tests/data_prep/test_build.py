@@ -28,6 +28,9 @@ from data_prep.tokenizer import load_tokenizer
 SMALL_UNITS = "import data_prep.build as build\nbuild._SMALLEST_UNIT, build._UNITS = 3000, 1000\n"
 
 
+PINNED = ["a268eb342d05c97f", "1d37df4c6c213a0e", "dda64ddd7c28f66a"]
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
@@ -448,6 +451,15 @@ def test_report_beside_the_corpus(tmp_path, tokenizer, source):
     report = json.loads((tmp_path / "out.report.json").read_text())
     assert report["fingerprint"] == manifest["fingerprint"] == Corpus.open(tmp_path / "out").fingerprint
     assert report["workers"] == 1 and report["seconds"] > 0 and os.path.isabs(report["output"])
+
+
+def test_the_same_bytes_on_every_python_and_machine(tmp_path, tokenizer):
+    """These change with what a corpus is made of (the format, the segmenter), and never with where it is made."""
+    source = write_jsonl(tmp_path / "in.jsonl", many_texts(60))
+    build_corpus([str(source)], tokenizer, tmp_path / "out", workers=1, validation_share=0)
+    contents = tree(tmp_path / "out")
+    names = (corpus.shard_name("train", 0, 1), corpus.index_name("train", 0, 1), corpus.kept_name("train"))
+    assert [hashlib.sha256(contents[name]).hexdigest()[:16] for name in names] == PINNED
 
 
 def test_small_files_share_a_unit(tmp_path, tokenizer):

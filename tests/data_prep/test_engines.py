@@ -1,19 +1,24 @@
 """Who runs the units: parts, worker processes that fail, die or are stopped, and what the user sees meanwhile."""
 
 import io
+import json
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from small_corpora import make_tokenizer, many_texts, start_script, write_jsonl
 
+from bert_jax import cli
 from data_prep import engines
 from data_prep.build import build_corpus
+from data_prep.corpus import Corpus
 from data_prep.errors import InputError
+from data_prep.lock import BuildLock
 
 # Twenty units, two workers; each unit takes a moment; Ctrl-C and InputError end as the command line ends them.
 SCRIPT = """
@@ -164,6 +169,43 @@ def test_time_left(monkeypatch):
     now[0] = 102.0
     progress.advance(2_000_000)
     assert "1/4 units, 1.0 MB/s, 6 s left" in stream.getvalue()
+
+
+def run(capsys, *words):
+    """What a command prints, and its exit code."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([str(word) for word in words])
+    return exit_.value.code, *capsys.readouterr()
+
+
+def test_the_fingerprint_is_one_line_of_json(tmp_path, tokenizer, monkeypatch, capsys):
+    monkeypatch.setattr("data_prep.build._SMALLEST_UNIT", 2000)
+    source = write_jsonl(tmp_path / "in.jsonl", many_texts(50))
+    words = ["build", "--input", source, "--tokenizer", tokenizer, "--output", tmp_path / "out", "--workers", 1]
+    printed = []
+    for part in (["--part", "0/2"], ["--part", "1/2"], []):
+        code, out, _ = run(capsys, *words, *part)
+        assert code == 0 and out.count("\n") == 1
+        printed.append(json.loads(out))
+    assert [line["output"] for line in printed] == [str(tmp_path / "out")] * 3
+    assert [line["fingerprint"] for line in printed] == [None, *[Corpus.open(tmp_path / "out").fingerprint] * 2]
+    with BuildLock(tmp_path / "other"):
+        code, out, error = run(capsys, *words[:-4], "--output", tmp_path / "other")
+    assert (code, out) == (2, "") and "another build is writing it" in error
+
+
+def test_wrong_engines(tmp_path, tokenizer, capsys, monkeypatch):
+    source = write_jsonl(tmp_path / "in.jsonl", many_texts(5))
+    words = ["build", "--input", source, "--tokenizer", tokenizer, "--output", tmp_path / "out"]
+    code, _, error = run(capsys, *words, "--", "--runner=FlinkRunner")
+    assert code == 2 and "--runner=FlinkRunner is an option of an engine; the local engine has none" in error
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "data_prep.beam_engine", raising=False)
+    code, _, error = run(capsys, *words, "--engine", "beam", "--", "--runner=FlinkRunner")
+    assert code == 2 and "needs Apache Beam, which is not installed" in error
+    with pytest.raises(InputError, match="--engine is 'ray'"):
+        build_corpus([str(source)], tokenizer, tmp_path / "out", engine="ray")
+    assert not (tmp_path / "out").exists()
 
 
 def test_default_workers():
