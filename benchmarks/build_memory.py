@@ -102,7 +102,8 @@ def build(folder: Path, size: int, workers: int) -> dict[str, object]:
         "megabytes_a_second": round(size / 1e6 / seconds, 2),
         # What a core does that has nothing else to do, however busy this machine is.
         "megabytes_a_cpu_second": round(size / 1e6 / cpu_seconds, 2),
-        "bytes_a_token": {
+        "bytes_a_token": {"input": round(size / tokens, 3)}
+        | {
             what: round(sum(f["bytes"] for name, f in manifest["files"].items() if part in name) / tokens, 3)
             for what, part in stored.items()
         },

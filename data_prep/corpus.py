@@ -127,12 +127,18 @@ class Corpus:
 
 def unfinished(path: Path | Folder) -> str | None:
     """One line that says so if a build of this corpus is under way or was broken off, else None."""
-    partial = partial_path(path) if isinstance(path, Path) else path.partial
-    is_folder = (lambda folder: folder.is_dir()) if isinstance(path, Path) else (lambda folder: bool(folder.sizes()))
-    if path.name.endswith(".partial") and is_folder(path):
+    is_partial = path.name.endswith(".partial")
+    if isinstance(path, Folder):
+        partial: Path | Folder = path.partial
+        # A listing may be long: only where it decides.
+        here, there = is_partial and bool(path.sizes()), path.read(MANIFEST) is not None
+        half = not there and bool(path.partial.sizes())
+    else:
+        partial = partial_path(path)
+        here, half = path.is_dir(), not path.exists() and partial.is_dir()
+    if is_partial and here:
         return f"{path} is an unfinished build; run its build command again to finish it"
-    there = path.exists() if isinstance(path, Path) else path.read(MANIFEST) is not None
-    if not there and is_folder(partial):
+    if half:
         return f"{path} is unfinished ({partial} is there); run its build command again to finish it"
     return None
 
