@@ -31,8 +31,9 @@ class ShardWriter:
         lengths: np.ndarray,
         tokens: np.ndarray,
         starts: np.ndarray,
+        signature: np.ndarray | None = None,
     ) -> None:
-        """Adds one record, or a piece of a document, to the open shard."""
+        """Adds one record, or a piece of a document, to the open shard; the first piece has the signature, if any."""
         if self._writer is None:
             self._open()
         raw_lengths = lengths.astype("<u2").tobytes()
@@ -48,6 +49,8 @@ class ShardWriter:
         self._sentence_counts.append(len(lengths))
         self._tokens.append(tokens)
         self._starts.append(starts)
+        if signature is not None:
+            self._signatures.append(signature)
         self._total += len(tokens)
         if len(self._first) == _SHARD_RECORDS or self._total >= _SHARD_TOKENS:
             self._close()
@@ -73,6 +76,7 @@ class ShardWriter:
         self._sentence_counts: list[int] = []
         self._tokens: list[np.ndarray] = []
         self._starts: list[np.ndarray] = []
+        self._signatures: list[np.ndarray] = []
         self._total = 0
 
     def _close(self) -> None:
@@ -92,6 +96,9 @@ class ShardWriter:
             "first": np.array(self._first, np.uint8),
             "word_starts": np.packbits(np.concatenate(self._starts)),
         }
+        if self._signatures:
+            # A place of all signatures lies together: the merge reads one after the other.
+            columns["signature"] = np.stack(self._signatures, 1)
         self._counts += np.bincount(np.concatenate(self._tokens), minlength=len(self._counts))
         self._finished.append(
             {
