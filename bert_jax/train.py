@@ -303,6 +303,11 @@ def _check_size(corpus: Corpus, config: Config) -> None:
     split = corpus.split("train")
     if split.num_kept == 0:
         raise InputError(f"{corpus.path} has no training documents; build it from more text")
+    if config.data.objective == "nsp" and corpus.split("validation").kept_documents == 1:
+        raise InputError(
+            f"{corpus.path} has one validation document, and objective nsp needs two to draw random next sentences "
+            "from; build the corpus with another --validation-share, or set config.data.objective to sop or mlm"
+        )
     phase = config.phases()[0]
     if split.kept_tokens < phase.global_batch_size * phase.seq_len:
         print(
