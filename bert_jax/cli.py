@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep.errors import InputError
+from data_prep.gates import GATES, failure
 
 
 class _Parser(argparse.ArgumentParser):
@@ -125,9 +126,31 @@ def _build_parser() -> argparse.ArgumentParser:
         help="share of documents held out, 0 to 0.5; about 2 MB of the input unless given",
     )
     build.add_argument("--keep-duplicates", action="store_true", help="keep documents that occur twice")
+    build.add_argument(
+        "--near-duplicates",
+        type=float,
+        default=None,
+        metavar="SIMILARITY",
+        help="drop documents whose word n-grams are as similar as this to an earlier one's, e.g. 0.8",
+    )
+    build.add_argument(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="drop documents that hold 13 words in a row of these evaluation files (.txt, .jsonl, .json, .tsv, .csv)",
+    )
 
-    check = add("check", _check, "Verify every byte of a corpus and print its audit as JSON.", "check corpus")
+    check = add(
+        "check",
+        _check,
+        "Verify every byte of a corpus, print its audit as JSON, and hold it against limits.",
+        "check corpus --max-unknown 0.01 --max-duplicates 0.1",
+    )
     check.add_argument("corpus", help="directory, or gs://..., s3://...")
+    for gate in GATES:
+        kind = float if gate.name.startswith("max") else int
+        check.add_argument(f"--{gate.name}", type=kind, default=None, metavar="LIMIT", help=f"exit 1: {gate.what}")
 
     pretrain = add(
         "pretrain",
@@ -255,6 +278,8 @@ def _build(options: argparse.Namespace) -> None:
         language=options.language,
         on_error=options.on_error,
         keep_duplicates=options.keep_duplicates,
+        near_duplicates=options.near_duplicates,
+        exclude=options.exclude,
         validation_share=options.validation_share,
     )
     # One line for scripts; of a part that leaves work to others the fingerprint is null.
@@ -262,11 +287,13 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from data_prep.audit import check
+    from data_prep.check import check
 
-    report, damaged = check(options.corpus)
+    report, wrong = check(options.corpus)
+    limits = {gate.name: getattr(options, gate.name.replace("-", "_")) for gate in GATES}
+    wrong = wrong or failure(report, {name: limit for name, limit in limits.items() if limit is not None})
     _print_json(report)
-    return _fail(damaged, 1) if damaged else 0
+    return _fail(wrong, 1) if wrong else 0
 
 
 def _pretrain(options: argparse.Namespace) -> int:

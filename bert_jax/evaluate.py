@@ -58,6 +58,8 @@ def _batches(
     rows_of = functools.partial(cluster.local_rows, sharding)
     for corpus in corpora:
         split = corpus.split("validation")
+        if split.num_kept == 0:
+            continue  # a corpus built without one, or a tiny one
         for arrays in validation_batches(split, settings, config.seed, tokenizer, size, rows_of):
             yield cluster.to_devices(arrays, rows_of(size), size, sharding)
 
@@ -69,7 +71,7 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
             count = max(sums[f"{task}_count"], 1.0)
             means[f"{task}_loss"] = sums[f"{task}_sum"] / count
             means[f"{task}_accuracy"] = sums[f"{task}_correct"] / count
-    return means | {"tokens": int(sums["tokens"]), "examples": int(sums["examples"])}
+    return means | {name: int(sums.get(name, 0)) for name in ("tokens", "examples")}
 
 
 def open_corpora(config: Config) -> list[Corpus]:

@@ -13,6 +13,7 @@ import matplotlib
 
 from bert_jax import checkpoint
 from bert_jax.metrics import is_evaluation, read_lines
+from bert_jax.mixture import describe
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 
@@ -89,7 +90,7 @@ def _facts(read: dict[str, Any]) -> list[list[str]]:
         add("objective", config.data.objective)
         add("seed", str(config.seed))
         add("devices", f"{card['devices']['count']} {card['devices']['kind']}")
-        add("corpus", ", ".join(f"{c['name']} ({c['fingerprint'][:12]})" for c in card.get("corpora", [])))
+        add("corpus", describe(card.get("corpora", [])))
         add("steps", f"{last['step'] + 1:,} of {config.num_steps():,}")
         add("tokens", last["tokens"])
         add("padding", f"{last['padding']:.1%}")

@@ -33,6 +33,7 @@ from bert_jax.data.plan import RowSettings
 from bert_jax.evaluate import make_evaluate, open_corpora
 from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.metrics import MetricsFile, Progress, duration, peak_flops, step_flops
+from bert_jax.mixture import corpora_card, corpus_totals, shares
 from bert_jax.sharding import batch_sharding, check_mesh, make_mesh, state_shardings
 from bert_jax.train_state import abstract_state, create_state
 from bert_jax.train_step import make_train_step
@@ -108,6 +109,7 @@ def pretrain(config: Config, workdir: Path) -> int:
     stop = _StopSignal()
     writer = MetricsFile(workdir, start) if leader else None
     run_card = _RunCard(workdir, config, corpora, leader)
+    run_card.end("running", position)
     progress = Progress()
     sharding = batch_sharding(mesh)
     rows_of = functools.partial(cluster.local_rows, sharding)
@@ -115,13 +117,14 @@ def pretrain(config: Config, workdir: Path) -> int:
     peak = peak_flops(jax.devices()[0].device_kind)
     steps: dict[int, Any] = {}  # by phase, compiled once
     evaluates: dict[int, Any] = {}
-    pending: tuple[int, int, dict[str, jax.Array]] | None = None
+    pending: tuple[int, Position, dict[str, jax.Array]] | None = None
     clock = began = time.monotonic()
     ended = DONE
 
-    def report(step: int, phase: int, metrics: dict[str, jax.Array]) -> bool:
+    def report(step: int, after: Position, metrics: dict[str, jax.Array]) -> bool:
         """Takes in the metrics of a step that has been computed; False where its loss is no number."""
         nonlocal tokens, examples, clock
+        phase = after.phase
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         now = time.monotonic()
         seconds, clock = now - clock, now
@@ -136,6 +139,8 @@ def pretrain(config: Config, workdir: Path) -> int:
             values |= {"tokens": tokens, "examples": examples}
             values |= {"tokens_per_second": step_tokens / seconds, "step_seconds": seconds}
             values["mfu"] = flops / seconds / (peak * jax.device_count()) if peak else None
+            if len(corpora) > 1:
+                values |= corpus_totals(corpora, after)
             assert writer is not None
             writer.write({"step": step, **values})
         left = (now - began) / max(1, step + 1 - start) * (total - step - 1)
@@ -164,7 +169,7 @@ def pretrain(config: Config, workdir: Path) -> int:
             if pending is not None and not report(*pending):
                 ended = DIVERGED
                 break
-            pending = (step, phase, metrics)
+            pending = (step, after, metrics)
             position, updates = after, step + 1
 
             stopping = updates < total and stop.agreed(updates)
@@ -203,7 +208,7 @@ def pretrain(config: Config, workdir: Path) -> int:
             leader,
         )
         with contextlib.suppress(OSError):
-            run_card.end("disk full")
+            run_card.end("disk full", position)
         return STOPPED
     finally:
         if writer is not None:
@@ -211,17 +216,17 @@ def pretrain(config: Config, workdir: Path) -> int:
     checkpoints.close()
     updates = checkpoint.saved_steps(workdir)[-1]
     if ended == DIVERGED:
-        run_card.end("diverged")
+        run_card.end("diverged", position)
         _say(
             f"error: the loss is not a number any more; checkpoint {updates} in {workdir} is the last good one. "
             "Lower config.optimizer.learning_rate or lengthen warmup_steps, and start a new --workdir",
             leader,
         )
     elif ended == STOPPED:
-        run_card.end("stopped by a signal")
+        run_card.end("stopped by a signal", position)
         _say(f"stopped at step {updates} and saved; run the same command again to go on", leader)
     else:
-        run_card.end("finished")
+        run_card.end("finished", position)
         _say(f"finished: {total} steps in {duration(time.monotonic() - began)}; the model is in {workdir}", leader)
     return ended
 
@@ -254,27 +259,24 @@ class _RunCard:
 
     def __init__(self, workdir: Path, config: Config, corpora: list[Corpus], leader: bool):
         self._path, self._leader = workdir / "run.json", leader
+        self._config, self._corpora = config, corpora
         packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
         self._fields: dict[str, Any] = {
             "format_version": checkpoint.FORMAT_VERSION,
             "card": {},
             "bert_jax": bert_jax.__version__,
-            "corpora": [
-                {"name": corpus.path.name, "fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer_fingerprint}
-                for corpus in corpora
-            ],
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in packages},
             "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
             "processes": jax.process_count(),
             "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_state(config).params)),
         }
-        self.end("running")
 
-    def end(self, how: str) -> None:
-        """Writes the card with how the run ended, or `running`, which a killed run keeps."""
+    def end(self, how: str, position: Position) -> None:
+        """Writes the card with how the run ended, or `running`, which a killed run keeps, and what it has read."""
         if self._leader:
-            checkpoint.write_json(self._path, self._fields | {"ended": how})
+            read = {"corpora": corpora_card(self._config, self._corpora, position)}
+            checkpoint.write_json(self._path, self._fields | read | {"ended": how})
 
 
 def _say(text: str, leader: bool) -> None:
@@ -301,6 +303,11 @@ def _check_size(corpus: Corpus, config: Config) -> None:
     split = corpus.split("train")
     if split.num_kept == 0:
         raise InputError(f"{corpus.path} has no training documents; build it from more text")
+    if config.data.objective == "nsp" and corpus.split("validation").kept_documents == 1:
+        raise InputError(
+            f"{corpus.path} has one validation document, and objective nsp needs two to draw random next sentences "
+            "from; build the corpus with another --validation-share, or set config.data.objective to sop or mlm"
+        )
     phase = config.phases()[0]
     if split.kept_tokens < phase.global_batch_size * phase.seq_len:
         print(
@@ -324,13 +331,18 @@ def _check_workdir(config: Config, corpora: list[Corpus], workdir: Path) -> None
                 "give the old value, or a new --workdir"
             )
     trained = json.loads((workdir / "run.json").read_text())["corpora"] if (workdir / "run.json").exists() else []
-    for old, corpus in zip(trained, corpora, strict=False):
+    for old, corpus, share in zip(trained, corpora, shares(config), strict=False):
         if old["tokenizer"] != corpus.tokenizer_fingerprint:
             raise InputError(f"{corpus.path} was built with another tokenizer than {workdir} was trained with")
         if old["fingerprint"] != corpus.fingerprint:
             raise InputError(
                 f"{corpus.path} is another corpus than {workdir} was started with (fingerprints differ); "
                 "give the old one, or a new --workdir"
+            )
+        if not math.isclose(old.get("weight", share), share):
+            raise InputError(
+                f"{workdir} was started with {old['weight']:.6g} of its rows from {corpus.path}, and this command has "
+                f"{share:.6g}; give the old weights, or a new --workdir"
             )
     if trained and len(trained) != len(corpora):
         raise InputError(f"{workdir} was started with {len(trained)} corpora, and this command has {len(corpora)}")

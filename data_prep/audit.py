@@ -1,19 +1,19 @@
-"""The account of a corpus: what build stores in the manifest and check prints, and whether every byte is right."""
+"""The account of a corpus: what build stores in the manifest and check prints.
 
-import json
+Every figure is a sum over documents, or of a sample that is chosen by hashes of texts: none depends on how the work was
+cut and shared. Shards are gone through one by one.
+"""
+
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep import corpus, records
-from data_prep.errors import InputError
-from data_prep.files import checksum
+from data_prep.document_facts import Facts, duplicated_lines, script_shares
 from data_prep.index import open_columns
-from data_prep.record_layout import read_ends
-from data_prep.storage import Folder, is_url, local_folder
+from data_prep.padding import padding, sample_of_sentences
 
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 _SAMPLES = 20
@@ -31,38 +31,50 @@ def dropped_documents(summaries: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def summarise(
-    path: Path,
-    manifest: dict[str, Any],
+    indices: dict[str, list[Path]],
     summaries: list[dict[str, Any]],
     samples: list[list[Any]],
+    unit_dirs: Sequence[Path],
     kept: dict[str, np.ndarray],
+    near: dict[str, np.ndarray] | None,
     unknown: int,
 ) -> dict[str, Any]:
-    """The audit of a corpus whose units are described by `summaries`, with `kept`, bool [records], for each split.
+    """The audit of a corpus.
 
     documents_in = documents_kept + all of dropped. Sentences, tokens and what follows from them are of the kept
-    documents, as is `unknown`, the number of unknown tokens; `long_sentences_cut` and `empty_sentences` (of characters
-    that the tokenizer removes) are of all that were read.
+    documents; `long_sentences_cut` and `empty_sentences` (of characters that the tokenizer removes) are of all that
+    were read. What a training run would make of the corpus (`padding`, `trivial_negatives`) is of the train split.
+
+    Args:
+        indices: the index files of each split.
+        summaries, samples, unit_dirs: what the units say of themselves, and where their facts lie.
+        kept: bool [records] for each split.
+        near: bool [records] for each split, those that were dropped as near duplicates, where these were looked for.
+        unknown: the number of unknown tokens in the kept documents.
     """
     sources, lengths = _Sources(summaries), _Lengths()
+    units = _KeptOfUnits(summaries)
     splits: dict[str, dict[str, int]] = {}
     one_sentence = long_documents = 0
     for name, kept_records in kept.items():
-        split = {what: 0 for what in ("documents", "duplicates", "records", "sentences", "tokens")}
-        for documents in _documents(path, manifest, name, kept_records):
+        split = {what: 0 for what in ("documents", "duplicates", "near_duplicates", "sentences", "tokens")}
+        for documents in _documents(indices[name], kept_records, near[name] if near else None):
             sources.count(documents)
+            units.add(documents)
             chosen = documents.kept
             tokens, sentences = documents.tokens[chosen], documents.sentences[chosen]
             lengths.add(tokens)
             one_sentence += int(np.count_nonzero(sentences == 1))
             long_documents += int(np.count_nonzero(documents.records[chosen] > 1))
             split["documents"] += len(tokens)
-            split["duplicates"] += int(np.count_nonzero(~chosen))
+            split["duplicates"] += int(np.count_nonzero(documents.duplicates))
+            split["near_duplicates"] += int(np.count_nonzero(documents.near))
             split["sentences"] += int(sentences.sum())
             split["tokens"] += int(tokens.sum())
         splits[name] = split | {"records": int(np.count_nonzero(kept_records))}
     dropped = Counter(dropped_documents(summaries))
     dropped["duplicate"] += sum(split["duplicates"] for split in splits.values())
+    dropped["near duplicate"] += sum(split["near_duplicates"] for split in splits.values())
     kept_documents = sum(split["documents"] for split in splits.values())
     tokens_kept = sum(split["tokens"] for split in splits.values())
     return {
@@ -78,6 +90,12 @@ def summarise(
         "long_documents": long_documents,
         "long_sentences_cut": sum(summary["long_sentences_cut"] for summary in summaries),
         "empty_sentences": sum(summary["empty_sentences"] for summary in summaries),
+        "duplicated_lines_share": duplicated_lines(unit_dirs, units.kept),
+        "scripts": script_shares(unit_dirs, units.kept),
+        "padding": padding(sample_of_sentences(indices["train"], kept["train"])),
+        "trivial_negatives": _trivial_negatives(
+            lambda: _documents(indices["train"], kept["train"], None), sources, unit_dirs, units.kept
+        ),
         "sources": sources.counts(),
         "splits": splits,
         "sample_sentences": [text for _, _, text in samples],
@@ -85,22 +103,28 @@ def summarise(
 
 
 class _Documents(NamedTuple):
-    """Columns [n] of documents: number, tokens, sentences, records, and whether it is kept."""
+    """Columns [n] of documents: number, tokens, sentences, records, and whether it is kept, or else dropped as a near
+    duplicate."""
 
     number: np.ndarray
     tokens: np.ndarray
     sentences: np.ndarray
     records: np.ndarray
     kept: np.ndarray
+    near: np.ndarray
+
+    @property
+    def duplicates(self) -> np.ndarray:
+        """bool [n]: dropped because an earlier one has the same text."""
+        return ~self.kept & ~self.near
 
 
-def _documents(path: Path, manifest: dict[str, Any], name: str, kept: np.ndarray) -> Iterator[_Documents]:
+def _documents(indices: Sequence[Path], kept: np.ndarray, near: np.ndarray | None) -> Iterator[_Documents]:
     """The documents of a split, those of one shard after the other's, each whole though its records may lie in two."""
-    shards = len(manifest["splits"][name]["shards"])
     waiting: _Documents | None = None  # a document that may go on in the next shard
     done = 0
-    for shard in range(shards):
-        columns = open_columns(path / corpus.index_name(name, shard, shards))
+    for index in indices:
+        columns = open_columns(index)
         count = len(columns["first"])
         starts = np.flatnonzero(columns["first"])
         # What comes before the first beginning is of the document before.
@@ -111,6 +135,7 @@ def _documents(path: Path, manifest: dict[str, Any], name: str, kept: np.ndarray
             np.add.reduceat(np.diff(columns["sentence_offsets"]), borders),
             np.diff(borders, append=count),
             kept[done + borders],
+            near[done + borders] if near is not None else np.zeros(len(borders), bool),
         )
         done += count
         if waiting is not None and waiting.number[0] == found.number[0]:
@@ -130,21 +155,27 @@ class _Sources:
     def __init__(self, summaries: list[dict[str, Any]]):
         self._parts = [(unit, part) for unit, summary in enumerate(summaries) for part in summary["parts"]]
         self._starts = np.array([(unit << 32) + part["first_document"] for unit, part in self._parts], np.int64)
-        self._kept, self._duplicates, self._tokens = np.zeros((3, len(self._parts)), np.int64)
+        self._kept, self._duplicates, self._near, self._tokens = np.zeros((4, len(self._parts)), np.int64)
+        numbers: dict[str, int] = {}
+        self._source = np.array([numbers.setdefault(part["source"], len(numbers)) for _, part in self._parts], np.int64)
+
+    def source(self, numbers: np.ndarray) -> np.ndarray:
+        """int64 [n]: a number for the source of each document."""
+        return self._source[self._part(numbers)]
 
     def count(self, documents: _Documents) -> None:
         """Adds some kept documents and duplicates."""
-        # Of parts that start at the same number, all but the last are empty.
-        part = np.searchsorted(self._starts, documents.number, side="right") - 1
+        part = self._part(documents.number)
         np.add.at(self._kept, part, documents.kept)
-        np.add.at(self._duplicates, part, ~documents.kept)
+        np.add.at(self._duplicates, part, documents.duplicates)
+        np.add.at(self._near, part, documents.near)
         np.add.at(self._tokens, part, np.where(documents.kept, documents.tokens, 0))
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Of each source: documents_in, documents_kept, dropped, tokens, bytes."""
         found: dict[str, dict[str, Any]] = {}
-        columns = (self._kept.tolist(), self._duplicates.tolist(), self._tokens.tolist())
-        for (_, part), kept, duplicates, tokens in zip(self._parts, *columns, strict=True):
+        columns = (self._kept.tolist(), self._duplicates.tolist(), self._near.tolist(), self._tokens.tolist())
+        for (_, part), kept, duplicates, near, tokens in zip(self._parts, *columns, strict=True):
             counts = found.setdefault(
                 part["source"], {"documents_in": 0, "documents_kept": 0, "dropped": {}, "tokens": 0, "bytes": 0}
             )
@@ -152,9 +183,26 @@ class _Sources:
             counts["documents_kept"] += kept
             counts["tokens"] += tokens
             counts["bytes"] += part["bytes"]
-            dropped = Counter(part["dropped"]) + Counter(duplicate=duplicates)
+            dropped = Counter(part["dropped"]) + Counter({"duplicate": duplicates, "near duplicate": near})
             counts["dropped"] = dict(Counter(counts["dropped"]) + dropped)
         return found
+
+    def _part(self, numbers: np.ndarray) -> np.ndarray:
+        # Of parts that start at the same number, all but the last are empty.
+        return np.searchsorted(self._starts, numbers, side="right") - 1
+
+
+class _KeptOfUnits:
+    """Which documents of each unit are kept: a byte a document."""
+
+    def __init__(self, summaries: list[dict[str, Any]]):
+        self.kept = [np.zeros(sum(part["documents"] for part in summary["parts"]), bool) for summary in summaries]
+
+    def add(self, documents: _Documents) -> None:
+        """Enters some documents."""
+        numbers = documents.number[documents.kept]
+        for unit in np.unique(numbers >> 32).tolist():
+            self.kept[unit][numbers[numbers >> 32 == unit] & 0xFFFFFFFF] = True
 
 
 class _Lengths:
@@ -192,106 +240,57 @@ def smallest_samples(samples: list[list[Any]]) -> list[list[Any]]:
     return [[rank, key, text] for (rank, key), text in sorted(ranked.items())[:_SAMPLES]]
 
 
-def check(path: str | Path) -> tuple[dict[str, Any], str | None]:
-    """The audit of the corpus at `path`, with its fingerprint, and what is wrong with it, or None.
+def _trivial_negatives(
+    documents: Callable[[], Iterator[_Documents]],
+    sources: _Sources,
+    unit_dirs: Sequence[Path],
+    kept_of_units: list[np.ndarray],
+) -> dict[str, float]:
+    """The share of random next sentences that give themselves away: from a text of another main script, or of another
+    source (file), than the A before them, or of either.
 
-    Verifies the manifest, the checksum of every file, that none is missing or extra, and that every record agrees with
-    the index. What is wrong is one line that begins with the first damaged file; for an unfinished corpus the report is
-    empty. Raises InputError where there is no corpus, or one of a newer format.
+    The expectation under the sampler's rule: a negative comes from a sentence that is not its document's first, drawn
+    evenly over all other documents, and documents need negatives in proportion to their tokens.
     """
-    if is_url(path):
-        state = corpus.unfinished(Folder(str(path)))
-        if state:
-            return {}, state
-        with local_folder(path) as copy:
-            try:
-                report, damage = check(copy)
-            except InputError as error:
-                raise InputError(str(error).replace(str(copy), str(path))) from None
-        return report, damage and damage.replace(str(copy), str(path))
-    path = Path(path)
-    state = corpus.unfinished(path)
-    if state:
-        return {}, state
-    manifest, damage = _read_manifest(path)
-    if damage:
-        return {}, damage
-    # Refuses a newer format; the manifest is whole.
-    opened = corpus.Corpus.open(path)
-    splits = manifest["splits"]
-    report = {
-        "fingerprint": opened.fingerprint,
-        "format_version": manifest["format_version"],
-        **manifest["audit"],
-        "shards": {name: len(entry["shards"]) for name, entry in splits.items()},
-        "notes": manifest["notes"],
-        "settings": manifest["settings"],
-        "tokenizer": manifest["tokenizer"],
-    }
-    return report, next(_damages(path, manifest), None)
+
+    def groups() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Tokens, sentences, and source and script of the kept documents, int64 [n, 2]."""
+        opened, scripts = -1, np.empty(0, np.int64)
+        for found in documents():
+            chosen = found.kept
+            numbers = found.number[chosen]
+            script = np.empty(len(numbers), np.int64)
+            for unit in np.unique(numbers >> 32).tolist():
+                if unit != opened:
+                    opened, scripts = unit, Facts(unit_dirs[unit]).main_scripts(len(kept_of_units[unit]))
+                mine = numbers >> 32 == unit
+                script[mine] = scripts[numbers[mine] & 0xFFFFFFFF]
+            group = np.stack([sources.source(numbers), script], 1)
+            yield found.tokens[chosen], found.sentences[chosen], group
+
+    # Sentences that may be drawn, by script, by source and by both.
+    gives = {name: Counter[int]() for name in _GROUPINGS}
+    total = 0
+    for _, sentences, group in groups():
+        total += int((sentences - 1).sum())
+        for name, of in _GROUPINGS.items():
+            values, places = np.unique(of(group), return_inverse=True)
+            counts = np.bincount(places, weights=sentences - 1, minlength=len(values)).astype(np.int64)
+            gives[name].update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    needed, alike = 0, dict.fromkeys(_GROUPINGS, 0.0)
+    for tokens, sentences, group in groups():
+        own = sentences - 1
+        paired = (own > 0) & (total > own)
+        needed += int(tokens[paired].sum())
+        for name, of in _GROUPINGS.items():
+            values, places = np.unique(of(group), return_inverse=True)
+            there = np.array([gives[name][value] for value in values.tolist()], np.int64)[places] - own
+            alike[name] += float((tokens[paired] * (there[paired] / (total - own[paired]))).sum())
+    return {name: round(1 - alike[name] / needed, 6) if needed else 0.0 for name in _GROUPINGS}
 
 
-def _read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
-    file = path / corpus.MANIFEST
-    if not file.is_file():
-        # Shards without a manifest are a corpus that lost it.
-        if (path / "index").is_dir() and (path / "features.json").is_file():
-            return {}, f"{file}: the file is missing"
-        raise InputError(f"{path} is no corpus (it has no {corpus.MANIFEST}); make one with: bert-jax build")
-    raw = file.read_bytes()
-    try:
-        manifest = json.loads(raw)
-        whole = manifest["fingerprint"] == corpus.manifest_fingerprint(manifest)
-        whole = whole and raw == corpus.manifest_bytes(manifest)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    return (manifest, None) if whole else ({}, f"{file}: the file is damaged")
-
-
-def _damages(path: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    expected = manifest["files"]
-    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
-    for name in sorted(expected):
-        if name not in present:
-            yield f"{path / name}: the file is missing"
-        elif checksum(path / name) != expected[name]:
-            yield f"{path / name}: the file is damaged (its checksum is not the manifest's)"
-    for name in sorted(present - set(expected) - {corpus.MANIFEST}):
-        yield f"{path / name}: the file is no part of the corpus"
-    for name in corpus.SPLITS:
-        yield from _disagreements(path, manifest, name)
-
-
-def _disagreements(path: Path, manifest: dict[str, Any], name: str) -> Iterator[str]:
-    """Records that are not what the index says. Only a fault of the program that wrote both can make them."""
-    split = corpus.Split(path, manifest, name)
-    vocab_size = manifest["tokenizer"]["vocab_size"]
-    for shard, entry in enumerate(manifest["splits"][name]["shards"]):
-        file = path / corpus.shard_name(name, shard, split.num_shards)
-        columns = split.columns(shard)
-        raw_records = split.raw_records(shard)
-        if len(raw_records) != entry["records"] or len(columns["document"]) != entry["records"]:
-            yield f"{file}: {len(raw_records)} records, {len(columns['document'])} in its index"
-            continue
-        ends = columns.get("record_ends")
-        if ends is not None and read_ends(file, ends, np.array([len(raw) for raw in raw_records])) != raw_records:
-            yield f"{file}: its records do not lie where its index says"
-        for place, raw in enumerate(raw_records):
-            if not _agrees(records.decode(raw), columns, place, vocab_size):
-                yield f"{file}: record {place} does not agree with its index"
-
-
-def _agrees(record: records.Record, columns: dict[str, np.ndarray], place: int, vocab_size: int) -> bool:
-    begin, end = columns["token_offsets"][place : place + 2].tolist()
-    bits = columns["word_starts"][begin >> 3 : (end + 7) >> 3]
-    starts = np.unpackbits(bits)[begin & 7 :][: end - begin]
-    lengths = columns["sentence_lengths"][slice(*columns["sentence_offsets"][place : place + 2])]
-    tokens = np.frombuffer(record.tokens, records.token_dtype(vocab_size))
-    return bool(
-        record.document == columns["document"][place]
-        and record.first == bool(columns["first"][place])
-        and record.sentence_lengths == lengths.tobytes()
-        and record.word_starts == np.packbits(starts).tobytes()
-        and len(tokens) == end - begin == lengths.sum()
-        and tokens.max() < vocab_size
-    )
+_GROUPINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "script": lambda group: group[:, 1],
+    "source": lambda group: group[:, 0],
+    "script_or_source": lambda group: (group[:, 0] << 16) + group[:, 1],
+}

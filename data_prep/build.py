@@ -16,6 +16,7 @@ from typing import Any
 from data_prep import corpus, engines, merge, places, shards, sources
 from data_prep.errors import Busy, InputError
 from data_prep.files import write_error
+from data_prep.leaks import Exclusions
 from data_prep.storage import local_folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
@@ -41,6 +42,8 @@ def build_corpus(
     validation_share: float | None = None,
     on_error: str = "fail",
     keep_duplicates: bool = False,
+    near_duplicates: float | None = None,
+    exclude: Sequence[str | Path] = (),
 ) -> dict[str, Any] | None:
     """Builds the corpus `output` from `inputs` (see data_prep.sources.expand) and returns its manifest.
 
@@ -55,6 +58,8 @@ def build_corpus(
             about 2 MB of the input, but at least 0.5 % and at most 5 %.
         on_error: "fail", or "drop" to count input that cannot be read as dropped.
         keep_duplicates: keep documents with exactly the same text.
+        near_duplicates: of documents whose word n-grams are as similar as this (Jaccard, 0.5 to 1), keep the first.
+        exclude: evaluation files; documents that hold passages of them are dropped (data_prep.leaks).
 
     The same input, tokenizer and settings give the same bytes, whatever the workers, parts and engine. A finished
     corpus of the same settings is left as it is. Raises InputError for whatever the user can put right, and
@@ -63,6 +68,7 @@ def build_corpus(
     started = time.monotonic()
     job_part = engines.Part.parse(part) if part is not None else None
     run = _engine(engine, engine_options, _checked(workers, validation_share), job_part)
+    exclusions = _exclusions(exclude, near_duplicates, keep_duplicates)
     found = sources.expand(inputs)
     size = sum(source.size for source in found)
     with local_folder(tokenizer_dir) as folder:
@@ -72,6 +78,8 @@ def build_corpus(
             validation_share=_default_share(size) if validation_share is None else validation_share,
             on_error=on_error,
             keep_duplicates=keep_duplicates,
+            near_duplicates=near_duplicates,
+            exclusions=exclusions,
             unit_bytes=min(max(size // _UNITS, _SMALLEST_UNIT), _LARGEST_UNIT),
         )
         identity = _identity(found, tokenizer, settings)
@@ -230,6 +238,21 @@ def _checked(workers: int | None, validation_share: float | None) -> int:
     if validation_share is not None and not 0 <= validation_share <= 0.5:
         raise InputError(f"--validation-share is {validation_share}; it must be from 0 to 0.5")
     return workers or engines.default_workers()
+
+
+def _exclusions(
+    exclude: Sequence[str | Path], near_duplicates: float | None, keep_duplicates: bool
+) -> Exclusions | None:
+    """The passages to leave out. Raises InputError also for options about duplicates that cannot be."""
+    if near_duplicates is not None and not 0.5 <= near_duplicates <= 1:
+        raise InputError(f"--near-duplicates is {near_duplicates}; it must be from 0.5 to 1, e.g. 0.8")
+    if near_duplicates is not None and keep_duplicates:
+        raise InputError("--near-duplicates drops what --keep-duplicates keeps; give one of them")
+    if not exclude:
+        return None
+    exclusions = Exclusions(exclude)
+    print(exclusions.summary(), file=sys.stderr)
+    return exclusions
 
 
 def _default_share(size: int) -> float:

@@ -10,6 +10,8 @@ Columns, for n records with S sentences and T tokens:
     sentence_lengths  uint16 [S]    tokens
     first             uint8 [n]     1 where the record begins its document
     word_starts       uint8 [ceil(T / 8)]   a bit a token, the highest bit first
+    signature         uint32 [128, documents that begin here]   only where near duplicates were looked for
+                      (data_prep.minhash)
 """
 
 import json
@@ -19,19 +21,21 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import InputError
+from data_prep.minhash import PERMUTATIONS
 
-_TYPES = {"I64": "<i8", "U64": "<u8", "U16": "<u2", "U8": "|u1"}
+_TYPES = {"I64": "<i8", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1"}
 _COLUMNS = {
     "document": "I64",
     "text_hash": "U64",
     "sentence_offsets": "I64",
     "token_offsets": "I64",
     "record_ends": "I64",
+    "signature": "U32",
     "sentence_lengths": "U16",
     "first": "U8",
     "word_starts": "U8",
 }
-_OPTIONAL = {"record_ends"}
+_OPTIONAL = {"record_ends", "signature"}
 
 
 def pack(columns: dict[str, np.ndarray]) -> bytes:
@@ -42,7 +46,7 @@ def pack(columns: dict[str, np.ndarray]) -> bytes:
         if name in _OPTIONAL and name not in columns:
             continue
         raw = np.ascontiguousarray(columns[name], _TYPES[kind]).tobytes()
-        header[name] = {"dtype": kind, "shape": [len(columns[name])], "data_offsets": [at, at + len(raw)]}
+        header[name] = {"dtype": kind, "shape": list(columns[name].shape), "data_offsets": [at, at + len(raw)]}
         parts.append(raw)
         at += len(raw)
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -65,7 +69,7 @@ def open_columns(path: Path) -> dict[str, np.ndarray]:
             begin, end = header[name]["data_offsets"]
             if header[name]["dtype"] != kind or start + end > len(raw):
                 raise ValueError(name)
-            columns[name] = raw[start + begin : start + end].view(_TYPES[kind])
+            columns[name] = raw[start + begin : start + end].view(_TYPES[kind]).reshape(header[name]["shape"])
         if not _consistent(columns):
             raise ValueError("lengths")
     except FileNotFoundError:
@@ -79,9 +83,14 @@ def _consistent(columns: dict[str, np.ndarray]) -> bool:
     records = len(columns["document"])
     per_record = all(len(columns[name]) == records for name in ("text_hash", "first", "record_ends") if name in columns)
     offsets = all(len(columns[name]) == records + 1 for name in ("sentence_offsets", "token_offsets"))
+    signed = "signature" not in columns or columns["signature"].shape == (
+        PERMUTATIONS,
+        np.count_nonzero(columns["first"]),
+    )
     return (
         per_record
         and offsets
+        and signed
         and len(columns["sentence_lengths"]) == columns["sentence_offsets"][-1]
         and len(columns["word_starts"]) == -(-int(columns["token_offsets"][-1]) // 8)
     )

@@ -14,15 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep import audit, corpus, records, shards
+from data_prep import audit, corpus, leaks, records, shards
 from data_prep.equal_texts import first_of_equal
 from data_prep.errors import InputError
 from data_prep.files import array_bytes, write_file, write_integers
 from data_prep.index import open_columns
+from data_prep.near_duplicates import find_near_duplicates
 from data_prep.tokenizer import Tokenizer
 
 _READ_RECORDS = 4096
 _WRITE_RECORDS = 1 << 20
+_BEGINNING_TOKENS = 48
 
 
 class NothingLeft(InputError):
@@ -88,18 +90,35 @@ def merge(
         "splits": {split: _split_entry(found) for split, found in by_split.items()},
     }
     read = shard_file or partial.joinpath
-    kept, unknown = {}, 0
+    indices = {
+        split: [partial / corpus.index_name(split, place, len(found)) for place in range(len(found))]
+        for split, found in by_split.items()
+    }
+    settings = identity["settings"]
+    kept = {
+        split: _kept_records(indices[split], found, settings["keep_duplicates"], units_dir / "hashes")
+        for split, found in by_split.items()
+    }
+    near, near_account = None, None
+    if settings["near_duplicates"] is not None:
+        beginnings = _Beginnings(by_split, indices, read, tokenizer)
+        near, near_account = find_near_duplicates(indices, kept, settings["near_duplicates"], beginnings)
+        kept = {split: kept[split] & ~near[split] for split in kept}
+    unknown = 0
     for split, found in by_split.items():
-        names = [corpus.index_name(split, place, len(found)) for place in range(len(found))]
-        indices = [partial / name for name in names]
-        kept[split] = _kept_records(indices, found, identity["settings"]["keep_duplicates"], units_dir / "hashes")
-        counts = _token_counts(units_dir, tokenizer.vocab_size, split, found, indices, kept[split], read)
+        counts = _token_counts(units_dir, tokenizer.vocab_size, split, found, indices[split], kept[split], read)
         unknown += int(counts[tokenizer.unk_id])
         name = corpus.kept_name(split)
         files[name] = write_integers(partial / name, int(np.count_nonzero(kept[split])), _numbers(kept[split]))
         name = corpus.token_counts_name(split)
         files[name] = write_file(partial / name, array_bytes(counts))
-    manifest["audit"] = audit.summarise(partial, manifest, summaries, samples, kept, unknown)
+    facts = [shards.unit_dir(units_dir, number) for number in range(units)]
+    manifest["audit"] = audit.summarise(indices, summaries, samples, facts, kept, near, unknown)
+    if near_account is not None:
+        manifest["audit"]["near_duplicates"] = near_account
+    if settings["exclude"]:
+        counted = [summary["leaks"] for summary in summaries]
+        manifest["audit"]["leaks"] = leaks.account(settings["exclude"], counted)
     for split, entry in manifest["splits"].items():
         entry |= {
             f"kept_{what}": manifest["audit"]["splits"][split][what] for what in ("records", "documents", "tokens")
@@ -252,6 +271,34 @@ def _counted(file: Path, token_offsets: np.ndarray, local: np.ndarray, vocab_siz
         tokens = [records.last_tokens(content, size, dtype) for content, size in zip(raw, sizes, strict=True)]
         counts += np.bincount(np.concatenate(tokens), minlength=vocab_size)
     return counts
+
+
+class _Beginnings:
+    """How documents begin, from their tokens."""
+
+    def __init__(
+        self,
+        by_split: dict[str, list[_Shard]],
+        indices: dict[str, list[Path]],
+        shard_file: ShardReader,
+        tokenizer: Tokenizer,
+    ):
+        self._indices, self._shard_file, self._tokenizer = indices, shard_file, tokenizer
+        self._borders = {
+            split: np.cumsum([0, *(shard.entry["records"] for shard in found)]) for split, found in by_split.items()
+        }
+
+    def __call__(self, split: str, record: int) -> str:
+        """The text of the first tokens of a record."""
+        borders = self._borders[split]
+        place = int(np.searchsorted(borders, record, side="right")) - 1
+        local = record - int(borders[place])
+        file = self._shard_file(corpus.shard_name(split, place, len(self._indices[split])))
+        offsets = open_columns(self._indices[split][place])["token_offsets"]
+        (raw,) = corpus.read_shard(corpus.open_shard(file), file, np.array([local]))
+        size = int(offsets[local + 1] - offsets[local])
+        tokens = records.last_tokens(raw, size, records.token_dtype(self._tokenizer.vocab_size))
+        return self._tokenizer.decode(tokens[:_BEGINNING_TOKENS])
 
 
 def _dataset_info(manifest: dict[str, Any], files: dict[str, dict[str, Any]]) -> dict[str, Any]:

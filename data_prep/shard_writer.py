@@ -37,8 +37,9 @@ class ShardWriter:
         lengths: np.ndarray,
         tokens: np.ndarray,
         starts: np.ndarray,
+        signature: np.ndarray | None = None,
     ) -> None:
-        """Adds one record, or a piece of a document, to the open shard."""
+        """Adds one record, or a piece of a document, to the open shard; the first piece has the signature, if any."""
         if self._writer is None:
             self._open()
         raw_lengths = lengths.astype("<u2").tobytes()
@@ -55,6 +56,8 @@ class ShardWriter:
         self._sentence_counts.append(len(lengths))
         self._token_counts.append(len(tokens))
         self._starts += starts.tobytes()
+        if signature is not None:
+            self._signatures.append(signature)
         self._total += len(tokens)
         self._uncounted.append(tokens)
         self._num_uncounted += len(tokens)
@@ -80,6 +83,7 @@ class ShardWriter:
         self._sizes, self._documents, self._hashes = array("q"), array("q"), array("Q")
         self._first, self._sentence_counts, self._token_counts = array("B"), array("q"), array("q")
         self._lengths, self._starts = bytearray(), bytearray()
+        self._signatures: list[np.ndarray] = []
         self._total = 0
 
     def _close(self) -> None:
@@ -100,6 +104,9 @@ class ShardWriter:
             "first": np.array(self._first, np.uint8),
             "word_starts": np.packbits(np.frombuffer(self._starts, bool)),
         }
+        if self._signatures:
+            # A place of all signatures lies together: the merge reads one after the other.
+            columns["signature"] = np.stack(self._signatures, 1)
         self._count()
         self._finished.append(
             {

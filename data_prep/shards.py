@@ -1,9 +1,10 @@
 """A group of work units becomes shards: a pure function of the input, the tokenizer and the settings.
 
 A group's folder holds, for each split that got documents, `SPLIT-k.array_record` and its index `SPLIT-k.safetensors`
-for k = 0, 1, ... (mostly one), `SPLIT.token_counts.npy`, and `unit.json` with counts and checksums. It appears by one
-rename, so it is whole or absent. What depends on other units (duplicates, the place of a shard among all) is left to
-the merge. In an object store there is no rename, and unit.json, put there last, makes it.
+for k = 0, 1, ... (mostly one), `SPLIT.token_counts.npy`, facts of its documents (data_prep.document_facts), and
+`unit.json` with counts and checksums. It appears by one rename, so it is whole or absent. What depends on other units
+(duplicates, the place of a shard among all) is left to the merge. In an object store there is no rename, and unit.json,
+put there last, makes it.
 """
 
 import dataclasses
@@ -15,16 +16,18 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep import records, segment, sources
+from data_prep import minhash, records, segment, sources
 from data_prep.corpus import SPLITS
+from data_prep.document_facts import FactsWriter
 from data_prep.errors import InputError
 from data_prep.files import write_error
+from data_prep.leaks import REASON, Exclusions, LeakCounter
 from data_prep.shard_writer import ShardWriter
 from data_prep.storage import Folder
 from data_prep.tokenizer import Tokenizer
@@ -45,13 +48,17 @@ class Settings:
     validation_share: float = 0.01  # of the documents, chosen by the hash of their text
     on_error: str = "fail"  # or "drop": what becomes of input that cannot be read
     keep_duplicates: bool = False
+    near_duplicates: float | None = None  # the similarity of texts from which on all but the first are dropped
+    exclusions: Exclusions | None = field(default=None, repr=False)  # passages that no document may hold
     record_tokens: int = 16384  # longer documents are cut into several records
     unit_bytes: int = 4 << 20  # raw input a unit
     segmenter: str = segment.SEGMENTER
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON."""
-        return dataclasses.asdict(self)
+        described = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        exclusions = described.pop("exclusions")
+        return described | {"exclude": exclusions.files if exclusions else None}
 
 
 def text_hash(text: str) -> int:
@@ -134,6 +141,7 @@ class _Unit:
         self._documents = 0
         self._long_sentences = self._empty_sentences = 0
         self._samples: list[tuple[int, int, str]] = []
+        self._facts, self._leaks = FactsWriter(), LeakCounter()
 
     def run(self, parts: Sequence[sources.Unit]) -> None:
         """Reads all parts, writes the shards and at last unit.json."""
@@ -156,20 +164,32 @@ class _Unit:
             "long_sentences_cut": self._long_sentences,
             "empty_sentences": self._empty_sentences,
             "samples": self._samples,
+            "leaks": {"files": self._leaks.files, "sample": self._leaks.sample},
             "shards": {split: writer.finish() for split, writer in self._shards.items()},
         }
+        self._facts.write(self._folder)
         (self._folder / UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
 
     def _add(self, documents: list[sources.Document], dropped: Counter[str]) -> None:
         """Sentences, tokens and records of a batch of documents."""
+        if self._settings.exclusions:
+            read, documents = len(documents), self._leaks.keep(documents, self._settings.exclusions)
+            if read > len(documents):
+                dropped[REASON] += read - len(documents)
+            if not documents:
+                return
         split = [segment.sentences(document.text, self._settings.language) for document in documents]
         flat, lengths = self._tokenizer.encode_flat([sentence for found in split for sentence in found])
         starts = self._tokenizer.word_start_table[flat]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         starts[offsets[:-1][lengths > 0]] = True
         tokens = flat.astype(self._dtype)
+        signatures: Sequence[np.ndarray | None] = [None] * len(documents)
+        if self._settings.near_duplicates is not None:
+            signatures = list(minhash.signatures([document.text for document in documents]))
+        added = []
         end = 0
-        for document, sentences in zip(documents, split, strict=True):
+        for document, sentences, signature in zip(documents, split, signatures, strict=True):
             begin, end = end, end + len(sentences)
             sizes = lengths[begin:end]
             if not sizes.all():
@@ -179,7 +199,9 @@ class _Unit:
                 dropped["no tokens"] += 1
                 continue
             span = slice(int(offsets[begin]), int(offsets[end]))
-            self._add_document(document, sentences, sizes, tokens[span], starts[span])
+            self._add_document(document, sentences, sizes, tokens[span], starts[span], signature)
+            added.append(document.text)
+        self._facts.add(added)
 
     def _add_document(
         self,
@@ -188,6 +210,7 @@ class _Unit:
         sizes: np.ndarray,
         tokens: np.ndarray,
         starts: np.ndarray,
+        signature: np.ndarray | None,
     ) -> None:
         key = text_hash(document.text)
         self._sample(key, sentences)
@@ -203,7 +226,8 @@ class _Unit:
         begin = 0
         for place, piece in enumerate(pieces):
             end = begin + int(piece.sum())
-            writer.add(document.id, number, key, place == 0, piece, tokens[begin:end], starts[begin:end])
+            mine = signature if place == 0 else None
+            writer.add(document.id, number, key, place == 0, piece, tokens[begin:end], starts[begin:end], mine)
             begin = end
 
     def _sample(self, key: int, sentences: list[str]) -> None:

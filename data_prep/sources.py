@@ -65,7 +65,7 @@ def expand(inputs: Sequence[str]) -> list[Source]:
         if text != PYTHON_DOCS:
             paths.extend(_match(str(text)))
     unique = list(dict.fromkeys(paths))
-    names = dict(zip(unique, _names(unique), strict=True))
+    names = dict(zip(unique, short_names(unique), strict=True))
     sources: dict[Path | str, Source] = {}
     for text in inputs:
         if text == PYTHON_DOCS:
@@ -146,7 +146,7 @@ def _checked_size(path: Path) -> int:
     return size
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def short_names(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the absolute paths that tell them apart."""
     parts = [path.absolute().parts for path in paths]
     depth = [1] * len(paths)

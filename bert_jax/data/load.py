@@ -7,6 +7,7 @@ packing of everything after it follow; a host assembles only the rows that its d
 import collections
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -27,11 +28,17 @@ PREFETCH = 2  # batches ready while a step runs
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a corpus is read next: row `row` of block `block` of epoch `epoch`."""
+    """Where a corpus is read next: row `row` of block `block` of epoch `epoch`.
+
+    `rows` and `tokens` (padding not counted) say how much of it has been read so far; what is read next does not depend
+    on them.
+    """
 
     epoch: int = 0
     block: int = 0
     row: int = 0
+    rows: int = dataclasses.field(default=0, compare=False)
+    tokens: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +85,20 @@ class RowReader:
         """The next `count` rows from a place, as (epoch, block, rows) stretches, and the place after them."""
         stretches = []
         epoch, block, row = place.epoch, place.block, place.row
+        total, tokens = place.rows + count, place.tokens
         while count:
-            rows = self.plan(epoch, block).num_rows
+            plan = self.plan(epoch, block)
+            rows = plan.num_rows
             taken = min(count, rows - row)
             if taken > 0:
                 stretches.append((epoch, block, np.arange(row, row + taken)))
+                tokens += int(plan.row_tokens(row, row + taken).sum())
                 count, row = count - taken, row + taken
             if row >= rows:
                 row, block = 0, block + 1
                 if block == self.num_blocks:
                     epoch, block = epoch + 1, 0
-        return stretches, Place(epoch, block, row)
+        return stretches, Place(epoch, block, row, total, tokens)
 
     def assemble(self, epoch: int, block: int, rows: np.ndarray) -> Arrays:
         """The arrays of some rows of a block: int32 [R, S] and, for examples, [R, K]."""
@@ -194,10 +204,14 @@ def corpus_weights(corpus: Any) -> list[tuple[str, float]]:
         raise InputError(f"config.data.corpus is {corpus!r}; give the path of a corpus, or a list of {{path, weight}}")
     pairs = []
     for i, item in enumerate(corpus):
-        if not isinstance(item, dict) or set(item) != {"path", "weight"} or not float(item["weight"]) > 0:
+        if not isinstance(item, dict) or set(item) != {"path", "weight"} or not _is_weight(item["weight"]):
             raise InputError(f"config.data.corpus[{i}] is {item!r}; give {{'path': ..., 'weight': a positive number}}")
         pairs.append((str(item["path"]), float(item["weight"])))
     return pairs
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 class Loader:
@@ -332,8 +346,8 @@ def _next_block(place: Place, reader: RowReader) -> Place:
     if place.row == 0:
         return place
     if place.block + 1 < reader.num_blocks:
-        return Place(place.epoch, place.block + 1, 0)
-    return Place(place.epoch + 1, 0, 0)
+        return dataclasses.replace(place, block=place.block + 1, row=0)
+    return dataclasses.replace(place, epoch=place.epoch + 1, block=0, row=0)
 
 
 def validation_batches(

@@ -84,6 +84,12 @@ class BlockPlan:
         """R."""
         return len(self.row_offsets) - 1
 
+    def row_tokens(self, first: int, last: int) -> np.ndarray:
+        """[last - first] positions of rows `first` to `last - 1` that are not padding."""
+        final = self.row_offsets[first + 1 : last + 1] - 1
+        parts = self.a_length[final] + self.b_length[final]
+        return self.offset[final] + parts + 2 + (self.b_length[final] > 0)
+
 
 def num_blocks(split: SplitIndex, settings: RowSettings) -> int:
     """Blocks an epoch: about `block_tokens` tokens each, and at least two records in each."""

@@ -135,6 +135,67 @@ def test_mixture_keeps_the_weights_and_each_corpus_its_own_place():
     assert abs(taken[0] / taken.sum() - 0.75) < 0.002
 
 
+@given(
+    weights=st.lists(st.floats(0.05, 10), min_size=2, max_size=4),
+    size=st.integers(1, 64),
+    first=st.integers(0, 10**6),
+)
+def test_shares_of_rows_converge_to_the_weights(weights, size, first):
+    """From any step on: after n rows no corpus is more than a few rows off."""
+    data = dataclasses.replace(DATA, corpus=[{"path": str(i), "weight": w} for i, w in enumerate(weights)])
+    splits = [random_split(i, documents=2) for i in range(len(weights))]
+    mixed = loader(splits[0], size=size, data=data, more=splits[1:])
+    owners = np.concatenate([mixed._owners(step, size) for step in range(first, first + 200)])
+    counts = np.cumsum(owners[:, None] == np.arange(len(weights)), 0)
+    rows = np.arange(1, len(owners) + 1)[:, None]
+    assert (np.abs(counts - rows * np.array(weights) / sum(weights)) <= 8).all()
+
+
+def test_a_corpus_that_ends_its_epochs_does_not_disturb_the_other():
+    """The large corpus gives the same rows beside a small one as beside another one, and counts are of what it gave."""
+    data = dataclasses.replace(DATA, corpus=[{"path": "a", "weight": 1.0}, {"path": "b", "weight": 1.0}])
+    large = random_split(1, documents=40)
+    pairs = [loader(large, 16, data=data, more=[random_split(2, documents=n, sentences=(2, 4))]) for n in (3, 60)]
+    positions = [mixed.start() for mixed in pairs]
+    rows = np.zeros((2, 2), int)
+    tokens = np.zeros((2, 2), int)
+    for step in range(30):
+        owner = pairs[0]._owners(step, 16)
+        found = []
+        for i, mixed in enumerate(pairs):
+            arrays, positions[i] = mixed.batch(positions[i], step, np.arange(16))
+            found.append(arrays["input_ids"][owner == 0])
+            for corpus in range(2):
+                rows[i, corpus] += (owner == corpus).sum()
+                tokens[i, corpus] += (arrays["segment_ids"][owner == corpus] > 0).sum()
+        np.testing.assert_array_equal(*found)
+    assert positions[0].corpora[1].epoch > 10 > positions[1].corpora[1].epoch
+    assert positions[0].corpora[0] == positions[1].corpora[0]
+    for i, position in enumerate(positions):
+        assert [place.rows for place in position.corpora] == rows[i].tolist()
+        assert [place.tokens for place in position.corpora] == tokens[i].tolist()
+        assert Position.from_json(position.to_json()).corpora[1].tokens == tokens[i, 1]
+
+
+@given(steps=st.integers(1, 20), size=st.integers(2, 9), hosts=st.integers(1, 3))
+def test_a_mixture_is_the_same_on_any_hosts_and_from_any_position(steps, size, hosts):
+    data = dataclasses.replace(DATA, corpus=[{"path": "a", "weight": 2.0}, {"path": "b", "weight": 1.0}])
+    splits = [random_split(1, documents=20), random_split(2, documents=4)]
+
+    def mixed():
+        return loader(splits[0], size, data=data, more=[splits[1]])
+
+    through = list(itertools.islice(mixed().batches(mixed().start(), 0, np.arange), steps + 1))
+    (_, position), (expected, after) = through[-2:]
+    position = Position.from_json(position.to_json())
+    for host in range(min(hosts, size)):
+        mine = np.arange(host, size, hosts)
+        arrays, found = mixed().batch(position, steps, mine)
+        assert found.to_json() == after.to_json()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(arrays[name], values[mine])
+
+
 def test_phases_change_length_and_batch_and_go_on_in_the_next_block():
     split = random_split(6, documents=60)
     phases = (PhaseConfig(3, 32, 8), PhaseConfig(2, 64, 4))
@@ -163,7 +224,10 @@ def test_validation_rows_come_once_each_whatever_the_batch(size):
     assert (segments[len(expected) :] == 0).all() and len(rows) - len(expected) < size
 
 
-@pytest.mark.parametrize("bad", ["", [], [{"path": "a"}], [{"path": "a", "weight": 0.0}], ["a"]])
+BAD_WEIGHTS = [[{"path": "a", "weight": weight}] for weight in ("much", float("nan"), float("inf"), True, None)]
+
+
+@pytest.mark.parametrize("bad", ["", [], [{"path": "a"}], [{"path": "a", "weight": 0.0}], ["a"], *BAD_WEIGHTS])
 def test_what_is_no_corpus_is_said(bad):
     with pytest.raises(InputError, match=r"config\.data\.corpus"):
         corpus_weights(bad)

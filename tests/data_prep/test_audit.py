@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_corpora import make_tokenizer, many_texts, tree, write_jsonl
 
-from data_prep import audit, corpus, files, index, records
+from data_prep import check, corpus, files, index, records
 from data_prep.build import build_corpus
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
@@ -37,7 +37,7 @@ def copy(built, tmp_path):
 
 def test_counts(built):
     path, texts = built
-    report, damage = audit.check(path)
+    report, damage = check.check(path)
     assert damage is None
     tokenizer = load_tokenizer(path / "tokenizer")
     kept = list(dict.fromkeys(texts))
@@ -72,12 +72,12 @@ def test_every_flipped_byte_is_found(built, copy):
             flipped = bytearray(raw)
             flipped[place] ^= 1 << rng.randrange(8)
             (copy / name).write_bytes(flipped)
-            _, damage = audit.check(copy)
+            _, damage = check.check(copy)
             assert damage is not None and damage.startswith(f"{copy / name}: "), (name, place)
         (copy / name).write_bytes(raw[:-1])
-        assert audit.check(copy)[1].startswith(f"{copy / name}: ")
+        assert check.check(copy)[1].startswith(f"{copy / name}: ")
         (copy / name).write_bytes(raw)
-    assert audit.check(copy)[1] is None
+    assert check.check(copy)[1] is None
 
 
 @given(data=st.data())
@@ -99,24 +99,24 @@ def test_any_change_of_any_file_is_found(built, tmp_path_factory, data):
     )
     (folder / name).unlink()
     (folder / name).write_bytes(changed)
-    assert audit.check(folder)[1].startswith(f"{folder / name}: ")
+    assert check.check(folder)[1].startswith(f"{folder / name}: ")
     shutil.rmtree(folder)
 
 
 def test_white_space_in_the_manifest_is_damage(copy):
     file = copy / corpus.MANIFEST
     file.write_bytes(file.read_bytes() + b"\n")
-    assert "manifest.json: the file is damaged" in audit.check(copy)[1]
+    assert "manifest.json: the file is damaged" in check.check(copy)[1]
 
 
 def test_missing_and_extra_files(copy):
     for name, raw in tree(copy).items():
         (copy / name).unlink()
-        assert audit.check(copy)[1] == f"{copy / name}: the file is missing"
+        assert check.check(copy)[1] == f"{copy / name}: the file is missing"
         (copy / name).write_bytes(raw)
     for name in ("notes.txt", "index/old.safetensors"):
         (copy / name).write_text("x")
-        assert audit.check(copy)[1] == f"{copy / name}: the file is no part of the corpus"
+        assert check.check(copy)[1] == f"{copy / name}: the file is no part of the corpus"
         (copy / name).unlink()
 
 
@@ -133,11 +133,11 @@ def test_index_that_contradicts_its_shard(copy, column):
     name = corpus.index_name("train", 0, 1)
     columns = {key: np.array(values) for key, values in index.open_columns(copy / name).items()}
     rewrite(copy, name, index.pack(columns))
-    assert audit.check(copy)[1] is None
+    assert check.check(copy)[1] is None
     columns[column][5] ^= 1
     rewrite(copy, name, index.pack(columns))
     message = "do not lie where its index says" if column == "record_ends" else "does not agree with its index"
-    assert message in audit.check(copy)[1]
+    assert message in check.check(copy)[1]
 
 
 def test_token_beyond_the_vocabulary(copy):
@@ -153,17 +153,17 @@ def test_token_beyond_the_vocabulary(copy):
         writer.write(raw)
     writer.close()
     rewrite(copy, name, (copy / name).read_bytes())
-    assert audit.check(copy)[1] == f"{copy / name}: record 3 does not agree with its index"
+    assert check.check(copy)[1] == f"{copy / name}: record 3 does not agree with its index"
 
 
 def test_unfinished_none_and_newer(copy, tmp_path):
     with pytest.raises(InputError, match="is no corpus"):
-        audit.check(tmp_path / "nothing")
+        check.check(tmp_path / "nothing")
     (tmp_path / "half.partial").mkdir()
-    assert "unfinished" in audit.check(tmp_path / "half")[1]
-    assert "unfinished" in audit.check(tmp_path / "half.partial")[1]
+    assert "unfinished" in check.check(tmp_path / "half")[1]
+    assert "unfinished" in check.check(tmp_path / "half.partial")[1]
     manifest = {**Corpus.open(copy).manifest, "format_version": corpus.FORMAT_VERSION + 1}
     manifest["fingerprint"] = corpus.manifest_fingerprint(manifest)
     (copy / corpus.MANIFEST).write_bytes(corpus.manifest_bytes(manifest))
     with pytest.raises(InputError, match="upgrade"):
-        audit.check(copy)
+        check.check(copy)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from small_corpora import make_tokenizer, many_texts, start_script, tree, write_jsonl
 
 from data_prep import build, corpus, merge, shards
-from data_prep.audit import check
 from data_prep.build import build_corpus
+from data_prep.check import check
 from data_prep.corpus import Corpus
 from data_prep.documents import clean
 from data_prep.errors import InputError

@@ -1,0 +1,105 @@
+"""A run on two corpora: what it says it has read is what its batches held, also when it was stopped in between."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import training_runs as runs
+from small_corpora import WORDS, many_texts, write_jsonl
+
+from bert_jax import checkpoint
+from bert_jax.inspect_batches import batches
+from bert_jax.mixture import describe
+from bert_jax.report import write_report
+from data_prep.build import build_corpus
+
+MIXTURE = [3.0, 1.0]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The second corpus, in capitals, is so small that it ends several epochs."""
+    folder = tmp_path_factory.mktemp("mixture")
+    paths = [runs.make_corpus(folder / "large"), folder / "small" / "corpus"]
+    (folder / "small").mkdir()
+    capitals = write_jsonl(folder / "small" / "text.jsonl", [text.upper() for text in many_texts(5)])
+    build_corpus([str(capitals)], folder / "large" / "tokenizer", paths[1], workers=1, validation_share=0)
+    found = [{"path": str(path), "weight": weight} for path, weight in zip(paths, MIXTURE, strict=True)]
+    recipe = folder / "recipe.py"
+    text = runs.RECIPE.format(corpus="").replace('corpus=""', f"corpus={json.dumps(found)}")
+    recipe.write_text(text.replace("eval_every=9", "eval_every=0"))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def whole(recipe):
+    code, said = runs.train(recipe, recipe.parent / "whole")
+    assert code == 0, said
+    return recipe.parent / "whole"
+
+
+def test_rows_and_tokens_by_corpus_add_up(whole):
+    lines = [line for line in runs.numbers(whole) if "loss" in line]
+    assert len(lines) == 24
+    for line in lines:  # the directories share a name, so they are numbered
+        rows = [line[f"corpus_rows/corpus.{i}"] for i in range(2)]
+        tokens = [line[f"corpus_tokens/corpus.{i}"] for i in range(2)]
+        assert sum(rows) == 8 * (line["step"] + 1) and sum(tokens) == line["tokens"]
+        assert abs(rows[0] - 0.75 * sum(rows)) < 2
+    card = runs.card(whole)["corpora"]
+    assert [(c["rows"], c["tokens"]) for c in card] == list(zip(rows, tokens, strict=True))
+    assert [c["weight"] for c in card] == [0.75, 0.25] and card[1]["epoch"] > card[0]["epoch"]
+    said = describe(card)
+    assert (
+        "weight 75.0%" in said and f"{rows[0] / sum(rows):.1%} of rows, {tokens[0] / sum(tokens):.1%} of tokens" in said
+    )
+
+
+def test_the_counts_are_those_of_the_batches_and_no_row_mixes(whole):
+    found, tokenizer = batches(checkpoint.read_config(whole), None, 0, 6)
+    words = [word for word in WORDS if not word.startswith("#")]
+    capitals = {i for word in words for i in tokenizer.encode_batch([word.upper()])[0][1:]}
+    lower = {i for word in words for i in tokenizer.encode_batch([word, f"T{word}"])[0]}
+    ids = np.array([restored(batch) for batch in found])
+    owner = np.isin(ids, list(capitals)).any(2)
+    assert (np.isin(ids, list(lower)).any(2) != owner).all()
+    tokens = np.array([(batch["segment_ids"] > 0).sum(1) for batch in found])
+    line = runs.numbers(whole)[5]
+    assert line["step"] == 5
+    for i in range(2):
+        assert line[f"corpus_rows/corpus.{i}"] == (owner == i).sum()
+        assert line[f"corpus_tokens/corpus.{i}"] == tokens[owner == i].sum()
+
+
+def restored(batch):
+    ids = batch["input_ids"].copy()
+    rows, slots = np.nonzero(batch["masked_lm_labels"] != -100)
+    ids[rows, batch["masked_lm_positions"][rows, slots]] = batch["masked_lm_labels"][rows, slots]
+    return ids
+
+
+def test_stopped_and_gone_on_counts_on(recipe, whole, tmp_path):
+    process = runs.start(recipe, tmp_path / "run")
+    runs.wait_for_step(process, tmp_path / "run", 7)
+    process.send_signal(signal.SIGTERM)
+    assert runs.finish(process)[0] == 75
+    read = runs.card(tmp_path / "run")["corpora"]
+    assert sum(c["rows"] for c in read) == 8 * checkpoint.saved_steps(tmp_path / "run")[-1]
+    code, said = runs.train(recipe, tmp_path / "run")
+    assert code == 0, said
+    assert runs.numbers(whole) == runs.numbers(tmp_path / "run")
+    assert runs.card(whole)["corpora"] == runs.card(tmp_path / "run")["corpora"]
+    write_report([whole], tmp_path / "report.html")
+    assert "of tokens, epoch" in (tmp_path / "report.html").read_text()
+
+
+def test_other_weights_are_another_run(recipe, whole, tmp_path):
+    other = tmp_path / "other.py"
+    other.write_text(recipe.read_text().replace('"weight": 3.0', '"weight": 2.0'))
+    code, said = runs.train(other, whole)
+    assert code == 2 and "give the old weights" in said and said.count("\n") == 1
+    # The same shares in other numbers are the same run.
+    other.write_text(recipe.read_text().replace('"weight": 3.0', '"weight": 6.0').replace("1.0}", "2.0}"))
+    code, said = runs.train(other, whole)
+    assert code == 0 and "is finished" in said
