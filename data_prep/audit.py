@@ -43,13 +43,14 @@ def summarise(
     documents, as is `unknown`, the number of unknown tokens; `long_sentences_cut` and `empty_sentences` (of characters
     that the tokenizer removes) are of all that were read.
     """
-    sources, lengths = _Sources(summaries), _Lengths()
+    sources, inputs, lengths = _Sources(summaries, "source"), _Sources(summaries, "input"), _Lengths()
     splits: dict[str, dict[str, int]] = {}
     one_sentence = long_documents = 0
     for name, kept_records in kept.items():
         split = {what: 0 for what in ("documents", "duplicates", "records", "sentences", "tokens")}
         for documents in _documents(path, manifest, name, kept_records):
             sources.count(documents)
+            inputs.count(documents)
             chosen = documents.kept
             tokens, sentences = documents.tokens[chosen], documents.sentences[chosen]
             lengths.add(tokens)
@@ -77,6 +78,7 @@ def summarise(
         "long_documents": long_documents,
         "long_sentences_cut": sum(summary["long_sentences_cut"] for summary in summaries),
         "empty_sentences": sum(summary["empty_sentences"] for summary in summaries),
+        "inputs": inputs.counts(),
         "sources": sources.counts(),
         "splits": splits,
         "sample_sentences": [text for _, _, text in samples],
@@ -124,9 +126,10 @@ def _documents(path: Path, manifest: dict[str, Any], name: str, kept: np.ndarray
 
 
 class _Sources:
-    """Counts by the name of the source."""
+    """Counts by the name of the source, or of the input that it belongs to."""
 
-    def __init__(self, summaries: list[dict[str, Any]]):
+    def __init__(self, summaries: list[dict[str, Any]], by: str):
+        self._by = by
         self._parts = [(unit, part) for unit, summary in enumerate(summaries) for part in summary["parts"]]
         self._starts = np.array([(unit << 32) + part["first_document"] for unit, part in self._parts], np.int64)
         self._kept, self._duplicates, self._tokens = np.zeros((3, len(self._parts)), np.int64)
@@ -140,12 +143,12 @@ class _Sources:
         np.add.at(self._tokens, part, np.where(documents.kept, documents.tokens, 0))
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """Of each source: documents_in, documents_kept, dropped, tokens, bytes."""
+        """Of each source or input: documents_in, documents_kept, dropped, tokens, bytes."""
         found: dict[str, dict[str, Any]] = {}
         columns = (self._kept.tolist(), self._duplicates.tolist(), self._tokens.tolist())
         for (_, part), kept, duplicates, tokens in zip(self._parts, *columns, strict=True):
             counts = found.setdefault(
-                part["source"], {"documents_in": 0, "documents_kept": 0, "dropped": {}, "tokens": 0, "bytes": 0}
+                part[self._by], {"documents_in": 0, "documents_kept": 0, "dropped": {}, "tokens": 0, "bytes": 0}
             )
             counts["documents_in"] += part["documents"] + sum(part["dropped"].values())
             counts["documents_kept"] += kept

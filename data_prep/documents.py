@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Document:
-    """One document of the corpus: `text` is never empty, its paragraphs are separated by a single "\\n"."""
+    """One document of the corpus: `text` is never empty; its paragraphs are separated by a single "\\n", unless its
+    form is kept (`keep_form`).
+    """
 
     id: str
     text: str
@@ -46,3 +48,17 @@ def clean(text: str) -> str:
     if "\n" not in text:
         return text.strip()
     return "\n".join(filter(None, map(str.strip, text.split("\n"))))
+
+
+def keep_form(text: str) -> str:
+    """The text as it is, "" if it is all white space: for code, where indentation and blank lines are content.
+
+    Only a lone surrogate, which no tokenizer takes, becomes U+FFFD.
+    """
+    return "" if text.isspace() else _SURROGATES.sub("\ufffd", text)
+
+
+def document(name: str, text: str, normalize: str) -> Document | Dropped:
+    """A document with its text made ready as `normalize`, "nfc" or "none", says; `Dropped("empty")` for no text."""
+    text = keep_form(text) if normalize == "none" else clean(text)
+    return Document(name, text) if text else Dropped(name, "empty")

@@ -8,6 +8,7 @@ the merge. In an object store there is no rename, and unit.json, put there last,
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from data_prep import records, segment, sources
 from data_prep.corpus import SPLITS
 from data_prep.errors import InputError
 from data_prep.files import write_error
+from data_prep.inputs import DEFAULT_READING, UNNAMED, Reading
 from data_prep.shard_writer import ShardWriter
 from data_prep.storage import Folder
 from data_prep.tokenizer import Tokenizer
@@ -41,17 +43,20 @@ _HASHES = 1 << 64
 class Settings:
     """What determines the content of a corpus besides its input and its tokenizer."""
 
-    language: str = "en"  # ISO 639-1, for the sentence splitter
+    # Name and reading of every input, in order; the files of each are among the manifest's sources.
+    inputs: tuple[tuple[str, Reading], ...] = ((UNNAMED, DEFAULT_READING),)
     validation_share: float = 0.01  # of the documents, chosen by the hash of their text
     on_error: str = "fail"  # or "drop": what becomes of input that cannot be read
     keep_duplicates: bool = False
     record_tokens: int = 16384  # longer documents are cut into several records
     unit_bytes: int = 4 << 20  # raw input a unit
     segmenter: str = segment.SEGMENTER
+    wiki_converter: str | None = None  # where there are wiki dumps
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON."""
-        return dataclasses.asdict(self)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"inputs": {name: dataclasses.asdict(reading) for name, reading in self.inputs}}
 
 
 def text_hash(text: str) -> int:
@@ -141,10 +146,11 @@ class _Unit:
         for part in parts:
             first, dropped = self._documents, Counter[str]()
             for batch in _batches(part, self._settings.on_error, dropped):
-                self._add(batch, dropped)
+                self._add(batch, part.reading, dropped)
             described.append(
                 {
                     "source": part.name,
+                    "input": part.input,
                     "bytes": part.size,
                     "first_document": first,
                     "documents": self._documents - first,
@@ -160,10 +166,14 @@ class _Unit:
         }
         (self._folder / UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
 
-    def _add(self, documents: list[sources.Document], dropped: Counter[str]) -> None:
+    def _add(self, documents: list[sources.Document], reading: Reading, dropped: Counter[str]) -> None:
         """Sentences, tokens and records of a batch of documents."""
-        split = [segment.sentences(document.text, self._settings.language) for document in documents]
-        flat, lengths = self._tokenizer.encode_flat([sentence for found in split for sentence in found])
+        split = []
+        for document in documents:
+            found, cut = segment.split(document.text, reading.language, reading.normalize)
+            split.append(found)
+            self._long_sentences += cut
+        flat, lengths = self._encode([sentence for found in split for sentence in found])
         starts = self._tokenizer.word_start_table[flat]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         starts[offsets[:-1][lengths > 0]] = True
@@ -180,6 +190,16 @@ class _Unit:
                 continue
             span = slice(int(offsets[begin]), int(offsets[end]))
             self._add_document(document, sentences, sizes, tokens[span], starts[span])
+
+    def _encode(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and lengths of the sentences; those of a huge document in several calls, which bounds the memory."""
+        ends = np.cumsum([len(sentence) for sentence in sentences])
+        if len(ends) == 0 or ends[-1] <= 2 * _BATCH_CHARACTERS:
+            return self._tokenizer.encode_flat(sentences)
+        borders = np.flatnonzero(np.diff(ends // _BATCH_CHARACTERS)) + 1
+        calls = itertools.pairwise([0, *borders.tolist(), len(sentences)])
+        encoded = [self._tokenizer.encode_flat(sentences[begin:end]) for begin, end in calls]
+        return np.concatenate([ids for ids, _ in encoded]), np.concatenate([sizes for _, sizes in encoded])
 
     def _add_document(
         self,
