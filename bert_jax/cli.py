@@ -229,7 +229,11 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
         ("--normalize", "nfc", "nfc; or none for code, which keeps white space and takes lines for sentences"),
         ("--text-field", "text", "field or column that holds the text"),
         ("--id-field", "id", "field or column that holds a document's name, where there is one"),
-        ("--documents", "blank-line", "what a document is in .txt: blank-line (one ends it) or file"),
+        (
+            "--documents",
+            "blank-line",
+            "what a document is in .txt: blank-line (one ends it), file, or wrapped-file (of PDFs)",
+        ),
     ):
         command.add_argument(
             option, nargs="+", default=[default], metavar="[NAME=]VALUE", help=f"{text}; {default} unless given"

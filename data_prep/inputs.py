@@ -22,7 +22,7 @@ __all__ = [
 
 UNNAMED = "unnamed"
 NORMALIZATIONS = ("nfc", "none")
-DOCUMENTS = ("blank-line", "file")
+DOCUMENTS = ("blank-line", "file", "wrapped-file")
 _NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.*)", re.DOTALL)
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
@@ -35,7 +35,9 @@ class Reading:
     normalize: str = "nfc"  # or "none": white space and form are kept, and a sentence is a line (data_prep.segment)
     text_field: str = "text"  # of .jsonl, .parquet and tfds
     id_field: str = "id"  # where there is one
-    documents: str = "blank-line"  # or "file": what a document is in .txt
+    # What a document is in .txt: what a blank line ends, a line being a paragraph; a file; or a file of lines broken to
+    # a width, in which a blank line ends a paragraph (text taken out of PDFs).
+    documents: str = "blank-line"
 
 
 DEFAULT_READING = Reading()
@@ -59,23 +61,20 @@ def parse_inputs(words: Iterable[str], **options: str | Sequence[str]) -> list[I
     Raises InputError for an option of an input that is not there, given twice, or of an unknown value.
     """
     pairs = [_named(str(word)) for word in words]
-    names = {name for name, _ in pairs}
-    general = Reading()
-    own: dict[str, Reading] = {}
+    own = {name: DEFAULT_READING for name, _ in pairs}
     known = {field.name for field in fields(Reading)}
     for field, given in options.items():
         if field not in known:
             raise TypeError(f"{field} is no option of an input")
-        values = _values(field, [given] if isinstance(given, str) else given, names)
+        values = _values(field, [given] if isinstance(given, str) else given, set(own))
         for value in values.values():
             _check(field, value)
-        general = replace(general, **{field: values.pop("", getattr(general, field))})
-        for name, value in values.items():
-            own[name] = replace(own.get(name, Reading()), **{field: value})
-        # An input of its own values has the general ones elsewhere.
-        for name in names - set(values):
-            own[name] = replace(own.get(name, Reading()), **{field: getattr(general, field)})
-    return [Input(name, what, own.get(name, general)) for name, what in pairs]
+        general = values.get("", getattr(DEFAULT_READING, field))
+        own = {name: replace(reading, **{field: values.get(name, general)}) for name, reading in own.items()}
+    for name, reading in own.items():
+        if reading.normalize == "none" and reading.documents == "wrapped-file":
+            raise InputError(f"the input {name} has --normalize none, which keeps lines; use --documents file with it")
+    return [Input(name, what, own[name]) for name, what in pairs]
 
 
 def reading_difference(there: dict[str, dict[str, str]] | None, here: dict[str, dict[str, str]]) -> str | None:

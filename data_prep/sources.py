@@ -139,7 +139,8 @@ def read(unit: Unit, on_error: str = "fail") -> Iterator[Document | Dropped]:
     part = text_files.Range(path, unit.name, unit.start, unit.end, unit.reading)
     if kind == "jsonl":
         return text_files.read_jsonl(part, fail)
-    return (text_files.read_txt_file if unit.reading.documents == "file" else text_files.read_txt)(part, fail)
+    by_line = unit.reading.documents == "blank-line"
+    return (text_files.read_txt if by_line else text_files.read_txt_file)(part, fail)
 
 
 def _is_files(what: str) -> bool:
@@ -188,7 +189,7 @@ def _splittable(source: Source) -> bool:
                 file=sys.stderr,
             )
         return whole
-    return not packing and not (kind == "txt" and source.reading.documents == "file")
+    return not packing and not (kind == "txt" and source.reading.documents != "blank-line")
 
 
 def _match(pattern: str) -> list[Path]:

@@ -18,6 +18,8 @@ from data_prep.inputs import DEFAULT_READING, Reading
 
 BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*|\f")
+_HYPHEN = re.compile(r"([^\W\d_])[-\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=[^\W\d_A-Z])")
 _DROP = "mend it, or build with --on-error drop to leave it out"
 
 
@@ -96,7 +98,19 @@ def read_txt_file(part: Range, fail: bool) -> Iterator[Document | Dropped]:
         yield _report(part, line, "invalid utf-8", _not_utf8(raw, error), fail)
         return
     del raw
+    if part.reading.documents == "wrapped-file":
+        text = unwrapped(text)
     yield document(part.name, text, part.reading.normalize)
+
+
+def unwrapped(text: str) -> str:
+    """Paragraphs, which blank lines and page ends part, in a line each.
+
+    A hyphen at the end of a line before a small letter goes with the line end; the few words that had it anyway
+    ("well-known") lose it.
+    """
+    paragraphs = _PARAGRAPH_END.split(text.replace("\r\n", "\n").replace("\r", "\n"))
+    return "\n".join(re.sub(r"\s*\n\s*", " ", _HYPHEN.sub(r"\1", paragraph.strip())) for paragraph in paragraphs)
 
 
 def read_jsonl(part: Range, fail: bool) -> Iterator[Document | Dropped]:

@@ -281,3 +281,44 @@ def test_fifty_megabytes_in_one_line(tmp_path, kind):
     assert int(done.stdout.split()[-1]) < 7 * size + (100 << 20)
     audit = json.loads((tmp_path / "out" / "manifest.json").read_text())["audit"]
     assert (audit["documents_kept"], audit["tokens"], audit["long_sentences_cut"]) == (1, 3 * (size // 16), 1)
+
+
+def test_lines_broken_to_a_width(tmp_path):
+    """As pdftotext writes them: blank lines between paragraphs, a form feed between pages, hyphens."""
+    raw = "Title\n\nThe court exam-\nined the 1-\n2 cases of Smith-\nJones.\r\nIt   was\n"
+    raw += "  Überra\u00ad\nschend.\n \t\n\nNext\nend.\fNew page\n"
+    (tmp_path / "a.txt").write_text(raw, newline="")
+    want = "Title\nThe court examined the 1- 2 cases of Smith- Jones. It   was Überraschend.\nNext end.\nNew page"
+    assert texts(tmp_path / "a.txt", documents="wrapped-file", unit_bytes=5) == [want]
+
+
+@pytest.mark.parametrize("words", [["vocab", "--size", "60"], ["build", "--tokenizer", "tokenizer"]])
+def test_the_command_line_passes_every_option(tmp_path, monkeypatch, words):
+    from bert_jax.cli import main
+
+    make_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "a.txt").write_text("the river\n\nthe old house")
+    (tmp_path / "b.jsonl").write_text('{"body": "the house", "key": "k"}\n{"body": 3}\n')
+    monkeypatch.chdir(tmp_path)
+    command = [*words, "--output", "out", "--input", "text=a.txt", "rows=b.jsonl", "--language", "de", "rows=fr"]
+    command += [
+        "--normalize",
+        "text=none",
+        "--text-field",
+        "body",
+        "--id-field",
+        "rows=key",
+        "--documents",
+        "text=file",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--on-error", "drop"])
+    assert ended.value.code == 0
+    file = {"vocab": "vocab_settings.json", "build": "manifest.json"}[words[0]]
+    found = json.loads((tmp_path / "out" / file).read_text())["settings"]
+    rows = {"language": "fr", "normalize": "nfc", "text_field": "body", "id_field": "key", "documents": "blank-line"}
+    text = {"language": "de", "normalize": "none", "text_field": "body", "id_field": "id", "documents": "file"}
+    assert found["readings" if words[0] == "vocab" else "inputs"] == {"text": text, "rows": rows}
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--on-error", "fail"])
+    assert ended.value.code == 2

@@ -49,7 +49,8 @@ def test_a_path_may_hold_an_equals_sign():
         ({"language": ["novels=en", "novels=de"]}, "--language has two values for the input novels, en and de"),
         ({"language": "german"}, "--language is 'german'; it must be a code such as en"),
         ({"normalize": "novels=nfd"}, "--normalize is 'nfd'; it must be nfc or none, or NAME= and one of them"),
-        ({"documents": "line"}, "--documents is 'line'; it must be blank-line or file"),
+        ({"documents": "line"}, "--documents is 'line'; it must be blank-line or file or wrapped-file"),
+        ({"documents": "wrapped-file", "normalize": "none"}, "novels has --normalize none, which keeps lines"),
         ({"text_field": ""}, "--text-field is empty"),
     ],
 )
