@@ -35,6 +35,8 @@ SETTINGS_FILE = "vocab_settings.json"
 _CHARACTER_COVERAGE = 0.9999
 _SAMPLE_UNIT = 1 << 20  # bytes: the sample is made of pieces of the inputs of about this size
 _PACKING_RATIO = 4  # text bytes to those of a compressed file, for sharing out the sample
+_PARSED = (sources.PYTHON_DOCS, sources.WIKI)
+_UNITS_A_ROUND = 64
 _MAX_SENTENCE = 8192  # characters: SentencePiece leaves out sentences much longer
 _THREADS = 4  # fixed: SentencePiece's sums depend on it
 
@@ -139,12 +141,13 @@ def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: st
     units = [unit for source in found for unit in sources.units(source, _SAMPLE_UNIT)]
     if share < 1:
         units.sort(key=lambda unit: _hash(seed, unit.name, unit.start))
+    pieces = Counter(unit.name for unit in units)
     texts: list[str] = []
     readings: list[Reading] = []
     used, told = 0, time.monotonic()
-    for unit, found_texts in _read(units, on_error, parallel=share == 1):
-        packed = "." in unit.kind
-        quota = unit.size * _PACKING_RATIO * share if packed and share < 1 else max_bytes
+    for unit, found_texts in _read(units, on_error):
+        whole = "." in unit.kind and pieces[unit.name] == 1
+        quota = unit.size * _PACKING_RATIO * share if whole and share < 1 else max_bytes
         for text in found_texts:
             bytes_ = len(text.encode())
             if used + bytes_ > max_bytes:
@@ -164,21 +167,24 @@ def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: st
     return texts, readings
 
 
-def _read(units: list[sources.Unit], on_error: str, parallel: bool) -> Iterator[tuple[sources.Unit, Iterable[str]]]:
-    """The units with their texts; python-docs, where parsing takes the time, in as many processes as cores."""
+def _read(units: list[sources.Unit], on_error: str) -> Iterator[tuple[sources.Unit, Iterable[str]]]:
+    """The units with their texts; of inputs whose parsing takes the time, in as many processes as cores."""
     cores = os.cpu_count() or 1
-    if parallel and cores > 1 and len(units) > 1 and all(unit.kind == sources.PYTHON_DOCS for unit in units):
+    if cores > 1 and len(units) > 1 and all(unit.kind.startswith(_PARSED) for unit in units):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(cores, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-            yield from zip(units, pool.map(_texts, units), strict=True)
+            # Not all at once: the sample may be full long before the last.
+            for i in range(0, len(units), _UNITS_A_ROUND):
+                some = units[i : i + _UNITS_A_ROUND]
+                yield from zip(some, pool.map(_texts, some, [on_error] * len(some)), strict=True)
     else:
         for unit in units:
             items = sources.read(unit, on_error)
             yield unit, (item.text for item in items if isinstance(item, Document))
 
 
-def _texts(unit: sources.Unit) -> list[str]:
-    return [item.text for item in sources.read(unit) if isinstance(item, Document)]
+def _texts(unit: sources.Unit, on_error: str) -> list[str]:
+    return [item.text for item in sources.read(unit, on_error) if isinstance(item, Document)]
 
 
 def _hash(seed: int, name: str, start: int) -> bytes:

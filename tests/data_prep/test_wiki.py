@@ -269,3 +269,29 @@ def test_a_real_dump(real_dump):
     everything = "\n".join(by_title.values())
     for markup in ("{{", "[[", "<ref", "''"):
         assert markup not in everything
+
+
+def test_a_sample_of_a_dump(tmp_path):
+    """Of a dump of many streams whole pieces are drawn, by several processes; of one stream the beginning is taken."""
+    from data_prep import vocab
+
+    streams = [
+        HEAD,
+        *("".join(page(f"A{k}", f"Number {k}. " * 9) for k in range(i, i + 50)) for i in range(0, 1000, 50)),
+    ]
+    packed = [bz2.compress(stream.encode()) for stream in [*streams, FOOT]]
+    (tmp_path / "many.xml.bz2").write_bytes(b"".join(packed))
+    (tmp_path / "one.xml.bz2").write_bytes(bz2.compress("".join([*streams, FOOT]).encode()))
+    numbers = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocab, "_SAMPLE_UNIT", 2000)
+        for name in ("many", "one"):
+            found = expand([Input("w", f"wiki:{tmp_path}/{name}.xml.bz2")])
+            total = sum(len(f"Number {k}. " * 9) - 1 for k in range(1000))
+            texts, readings = vocab._sample(found, 0, total // 4, "fail")
+            assert len(readings) == len(texts)
+            numbers[name] = [int(text.split()[1][:-1]) for text in texts]
+    assert numbers["one"] == list(range(len(numbers["one"]))) and 0 < len(numbers["one"]) < 400
+    drawn = {k // 50 for k in numbers["many"]}
+    assert 4 <= len(drawn) <= 12 and drawn != set(range(len(drawn)))
+    assert len(set(numbers["many"])) == len(numbers["many"]) > 150
