@@ -79,8 +79,13 @@ def expand(inputs: Sequence[Input | str]) -> list[Source]:
     if not inputs:
         raise InputError(f"no input given; name files ({KNOWN_INPUTS})")
     found = [Input(UNNAMED, entry) if isinstance(entry, str) else entry for entry in inputs]
-    files = [(entry, *file) for entry in found if _is_files(entry.what) for file in _files(entry.what)]
-    unique = list(dict.fromkeys(path for _, _, path in files))
+    for entry in found:
+        # NAME= before it was meant as part of the path.
+        if not glob.glob(entry.what) and glob.glob(f"{entry.name}={entry.what}"):
+            raise InputError(
+                f"{entry.name}={entry.what} is read as NAME=FILES; write a path that begins so as ./{entry.name}=..."
+            )
+    unique = list(dict.fromkeys(path for entry in found if _is_files(entry.what) for _, path in _files(entry.what)))
     names = dict(zip(unique, _names(unique), strict=True))
     sources: dict[str, Source] = {}
     for entry in found:

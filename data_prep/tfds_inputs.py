@@ -87,12 +87,14 @@ def _builder(what: str) -> tuple[Any, str]:
             builder = tfds.builder_from_directory(name)
         else:
             builder = tfds.core.read_only_builder.builder_from_files(name)
-    except (tfds.core.DatasetNotFoundError, ValueError, OSError, AssertionError) as error:
-        detail = " ".join(str(error).split())[:160]
+    except tfds.core.DatasetNotFoundError:
         raise InputError(
-            f"tfds:{what}: no prepared dataset is found ({detail}); prepare it with: tfds build {name} "
-            f"--file_format=array_record, set TFDS_DATA_DIR to where it lies, and write {_FORM}"
+            f"tfds:{what}: no prepared dataset of this name is found; prepare it with: tfds build {name} "
+            f"--file_format=array_record, and set TFDS_DATA_DIR to where it lies; the form is {_FORM}"
         ) from None
+    except (ValueError, OSError, AssertionError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"tfds:{what}: the dataset cannot be opened ({detail}); the form is {_FORM}") from None
     try:
         builder.info.splits[split]  # raises for an unknown one
     except (KeyError, ValueError) as error:

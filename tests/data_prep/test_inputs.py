@@ -118,3 +118,12 @@ def test_vocab_takes_the_same(tmp_path):
     assert train_vocab(words, tmp_path / "v", "wordpiece", 90, text_field="body", language="de")["existing"]
     with pytest.raises(InputError, match="other settings"):
         train_vocab(words, tmp_path / "v", "wordpiece", 90, text_field="body", language="fr")
+
+
+def test_a_path_that_begins_like_a_name(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lang=en").mkdir()
+    (tmp_path / "lang=en" / "a.txt").write_text("the house")
+    with pytest.raises(InputError, match=r"lang=en/\*.txt is read as NAME=FILES; .* as \./lang="):
+        build_corpus(["lang=en/*.txt"], tokenizer, "out")
+    build_corpus(["./lang=en/*.txt"], tokenizer, "out", workers=1)

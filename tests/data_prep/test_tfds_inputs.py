@@ -91,7 +91,7 @@ def test_a_format_that_needs_tensorflow(tmp_path):
 
 def test_nothing_there(tmp_path):
     for word, message in (
-        ("tfds:no_such_set/train", "no prepared dataset is found"),
+        ("tfds:no_such_set/train", "no prepared dataset of this name"),
         ("tfds:small", "no split is named"),
     ):
         with pytest.raises(InputError, match=message) as caught:
