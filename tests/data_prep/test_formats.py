@@ -322,3 +322,12 @@ def test_the_command_line_passes_every_option(tmp_path, monkeypatch, words):
     with pytest.raises(SystemExit) as ended:
         main([*command, "--on-error", "fail"])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl.bz2"])
+@pytest.mark.parametrize("documents", ["blank-line", "file"])
+@pytest.mark.parametrize("normalize", ["nfc", "none"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name, documents, normalize):
+    raw = b'{"text": "one"}' if ".jsonl" in name else b"one"
+    (tmp_path / name).write_bytes(PACK[Path(name).suffix if name.count(".") > 1 else ""](b"\xef\xbb\xbf" + raw))
+    assert texts(tmp_path / name, documents=documents, normalize=normalize) == ["one"]
