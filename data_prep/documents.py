@@ -28,6 +28,8 @@ _LINE_END = re.compile(r"\r\n?")
 # lone surrogates.
 _SEPARATORS = re.compile("[\t\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
+_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*|\f")
+_HYPHEN = re.compile(r"([^\W\d_])[-\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=[^\W\d_A-Z])")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -56,6 +58,16 @@ def keep_form(text: str) -> str:
     Only a lone surrogate, which no tokenizer takes, becomes U+FFFD.
     """
     return "" if text.isspace() else _SURROGATES.sub("\ufffd", text)
+
+
+def unwrapped(text: str) -> str:
+    """Paragraphs, which blank lines and page ends part, in a line each.
+
+    A hyphen at the end of a line before a small letter goes with the line end; the few words that had it anyway
+    ("well-known") lose it.
+    """
+    paragraphs = _PARAGRAPH_END.split(text.replace("\r\n", "\n").replace("\r", "\n"))
+    return "\n".join(re.sub(r"\s*\n\s*", " ", _HYPHEN.sub(r"\1", paragraph.strip())) for paragraph in paragraphs)
 
 
 def document(name: str, text: str, normalize: str) -> Document | Dropped:

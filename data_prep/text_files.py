@@ -12,14 +12,12 @@ from typing import BinaryIO
 
 from data_prep import byte_streams
 from data_prep.byte_streams import Damaged, open_unpacked, read_block
-from data_prep.documents import Document, Dropped, clean, document
+from data_prep.documents import Document, Dropped, clean, document, unwrapped
 from data_prep.errors import InputError
 from data_prep.inputs import DEFAULT_READING, Reading
 
 BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*|\f")
-_HYPHEN = re.compile(r"([^\W\d_])[-\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=[^\W\d_A-Z])")
 _DROP = "mend it, or build with --on-error drop to leave it out"
 
 
@@ -101,16 +99,6 @@ def read_txt_file(part: Range, fail: bool) -> Iterator[Document | Dropped]:
     if part.reading.documents == "wrapped-file":
         text = unwrapped(text)
     yield document(part.name, text, part.reading.normalize)
-
-
-def unwrapped(text: str) -> str:
-    """Paragraphs, which blank lines and page ends part, in a line each.
-
-    A hyphen at the end of a line before a small letter goes with the line end; the few words that had it anyway
-    ("well-known") lose it.
-    """
-    paragraphs = _PARAGRAPH_END.split(text.replace("\r\n", "\n").replace("\r", "\n"))
-    return "\n".join(re.sub(r"\s*\n\s*", " ", _HYPHEN.sub(r"\1", paragraph.strip())) for paragraph in paragraphs)
 
 
 def read_jsonl(part: Range, fail: bool) -> Iterator[Document | Dropped]:
