@@ -28,9 +28,10 @@ _LINE_END = re.compile(r"\r\n?")
 # lone surrogates.
 _SEPARATORS = re.compile("[\t\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
-_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*|\f")
-_HYPHEN = re.compile(r"([^\W\d_])[-\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=[^\W\d_A-Z])")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+# Blank lines and page ends; and a word broken at the end of a line.
+_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*|\f")
+_HYPHEN = re.compile(r"([^\W\d_])[-\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=(\w))")
 
 
 def clean(text: str) -> str:
@@ -66,8 +67,9 @@ def unwrapped(text: str) -> str:
     A hyphen at the end of a line before a small letter goes with the line end; the few words that had it anyway
     ("well-known") lose it.
     """
-    paragraphs = _PARAGRAPH_END.split(text.replace("\r\n", "\n").replace("\r", "\n"))
-    return "\n".join(re.sub(r"\s*\n\s*", " ", _HYPHEN.sub(r"\1", paragraph.strip())) for paragraph in paragraphs)
+    paragraphs = _PARAGRAPH_END.split(_LINE_END.sub("\n", text))
+    whole = (_HYPHEN.sub(lambda found: found[1] if found[2].islower() else found[0], part) for part in paragraphs)
+    return "\n".join(" ".join(map(str.strip, part.split("\n"))) for part in whole)
 
 
 def document(name: str, text: str, normalize: str) -> Document | Dropped:

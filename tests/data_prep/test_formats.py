@@ -286,9 +286,11 @@ def test_fifty_megabytes_in_one_line(tmp_path, kind):
 def test_lines_broken_to_a_width(tmp_path):
     """As pdftotext writes them: blank lines between paragraphs, a form feed between pages, hyphens."""
     raw = "Title\n\nThe court exam-\nined the 1-\n2 cases of Smith-\nJones.\r\nIt   was\n"
-    raw += "  Überra\u00ad\nschend.\n \t\n\nNext\nend.\fNew page\n"
+    raw += "  Überra\u00ad\nschend, Bad-\nÖl.\n \t\n\nNext\nend.\fNew page\n"
     (tmp_path / "a.txt").write_text(raw, newline="")
-    want = "Title\nThe court examined the 1- 2 cases of Smith- Jones. It   was Überraschend.\nNext end.\nNew page"
+    want = (
+        "Title\nThe court examined the 1- 2 cases of Smith- Jones. It   was Überraschend, Bad- Öl.\nNext end.\nNew page"
+    )
     assert texts(tmp_path / "a.txt", documents="wrapped-file", unit_bytes=5) == [want]
 
 
