@@ -118,7 +118,6 @@ def _build_parser() -> argparse.ArgumentParser:
         default="local",
         help="who runs the work: processes here, or Apache Beam, whose own options stand after --",
     )
-    build.add_argument("--language", default="en", help="of sentence splitting, as in en, de, fr, zh")
     build.add_argument(
         "--validation-share",
         type=float,
@@ -240,14 +239,38 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--input", nargs="+", required=True, metavar="I", help="globs of .txt or .jsonl, also .gz, or python-docs"
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="[NAME=]I",
+        help="globs of .txt, .jsonl (also .gz, .bz2, .zst) or .parquet, wiki:DUMP.xml.bz2, tfds:NAME/SPLIT, "
+        "python-docs; txt:GLOB and jsonl:GLOB for other suffixes. A NAME is what the audit counts by and what "
+        "the next five options may set for one input, as in --language novels=de",
     )
+    for option, default, text in (
+        ("--language", "en", "of sentence splitting, as in en, de, fr, zh"),
+        ("--normalize", "nfc", "nfc; or none for code, which keeps white space and takes lines for sentences"),
+        ("--text-field", "text", "field or column that holds the text"),
+        ("--id-field", "id", "field or column that holds a document's name, where there is one"),
+        (
+            "--documents",
+            "blank-line",
+            "what a document is in .txt: blank-line (one ends it), file, or wrapped-file (of PDFs)",
+        ),
+    ):
+        command.add_argument(
+            option, nargs="+", default=[default], metavar="[NAME=]VALUE", help=f"{text}; {default} unless given"
+        )
     command.add_argument(
         "--on-error",
         choices=("fail", "drop"),
         default="fail",
-        help="a broken line ends the build, or is dropped and counted",
+        help="what cannot be read ends the build, or is dropped and counted",
     )
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("language", "normalize", "text_field", "id_field", "documents")}
 
 
 def _vocab(options: argparse.Namespace) -> None:
@@ -261,6 +284,7 @@ def _vocab(options: argparse.Namespace) -> None:
         lowercase=options.lowercase,
         seed=options.seed,
         on_error=options.on_error,
+        **_reading(options),
     )
 
 
@@ -275,12 +299,12 @@ def _build(options: argparse.Namespace) -> None:
         part=options.part,
         engine=options.engine,
         engine_options=options.engine_options,
-        language=options.language,
         on_error=options.on_error,
         keep_duplicates=options.keep_duplicates,
         near_duplicates=options.near_duplicates,
         exclude=options.exclude,
         validation_share=options.validation_share,
+        **_reading(options),
     )
     # One line for scripts; of a part that leaves work to others the fingerprint is null.
     print(json.dumps({"output": options.output, "fingerprint": manifest["fingerprint"] if manifest else None}))

@@ -52,7 +52,7 @@ def summarise(
         near: bool [records] for each split, those that were dropped as near duplicates, where these were looked for.
         unknown: the number of unknown tokens in the kept documents.
     """
-    sources, lengths = _Sources(summaries), _Lengths()
+    sources, inputs, lengths = _Sources(summaries, "source"), _Sources(summaries, "input"), _Lengths()
     units = _KeptOfUnits(summaries)
     splits: dict[str, dict[str, int]] = {}
     one_sentence = long_documents = 0
@@ -61,6 +61,7 @@ def summarise(
         for documents in _documents(indices[name], kept_records, near[name] if near else None):
             sources.count(documents)
             units.add(documents)
+            inputs.count(documents)
             chosen = documents.kept
             tokens, sentences = documents.tokens[chosen], documents.sentences[chosen]
             lengths.add(tokens)
@@ -96,6 +97,7 @@ def summarise(
         "trivial_negatives": _trivial_negatives(
             lambda: _documents(indices["train"], kept["train"], None), sources, unit_dirs, units.kept
         ),
+        "inputs": inputs.counts(),
         "sources": sources.counts(),
         "splits": splits,
         "sample_sentences": [text for _, _, text in samples],
@@ -150,9 +152,10 @@ def _documents(indices: Sequence[Path], kept: np.ndarray, near: np.ndarray | Non
 
 
 class _Sources:
-    """Counts by the name of the source."""
+    """Counts by the name of the source, or of the input that it belongs to."""
 
-    def __init__(self, summaries: list[dict[str, Any]]):
+    def __init__(self, summaries: list[dict[str, Any]], by: str):
+        self._by = by
         self._parts = [(unit, part) for unit, summary in enumerate(summaries) for part in summary["parts"]]
         self._starts = np.array([(unit << 32) + part["first_document"] for unit, part in self._parts], np.int64)
         self._kept, self._duplicates, self._near, self._tokens = np.zeros((4, len(self._parts)), np.int64)
@@ -172,12 +175,12 @@ class _Sources:
         np.add.at(self._tokens, part, np.where(documents.kept, documents.tokens, 0))
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """Of each source: documents_in, documents_kept, dropped, tokens, bytes."""
+        """Of each source or input: documents_in, documents_kept, dropped, tokens, bytes."""
         found: dict[str, dict[str, Any]] = {}
         columns = (self._kept.tolist(), self._duplicates.tolist(), self._near.tolist(), self._tokens.tolist())
         for (_, part), kept, duplicates, near, tokens in zip(self._parts, *columns, strict=True):
             counts = found.setdefault(
-                part["source"], {"documents_in": 0, "documents_kept": 0, "dropped": {}, "tokens": 0, "bytes": 0}
+                part[self._by], {"documents_in": 0, "documents_kept": 0, "dropped": {}, "tokens": 0, "bytes": 0}
             )
             counts["documents_in"] += part["documents"] + sum(part["dropped"].values())
             counts["documents_kept"] += kept

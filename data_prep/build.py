@@ -13,9 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep import corpus, engines, merge, places, shards, sources
+from data_prep import corpus, engines, merge, places, shards, sources, wiki_text
 from data_prep.errors import Busy, InputError
 from data_prep.files import write_error
+from data_prep.inputs import parse_inputs, reading_difference
 from data_prep.leaks import Exclusions
 from data_prep.storage import local_folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
@@ -38,14 +39,14 @@ def build_corpus(
     part: str | None = None,
     engine: str = "local",
     engine_options: Sequence[str] = (),
-    language: str = "en",
     validation_share: float | None = None,
     on_error: str = "fail",
     keep_duplicates: bool = False,
     near_duplicates: float | None = None,
     exclude: Sequence[str | Path] = (),
+    **reading: str | Sequence[str],
 ) -> dict[str, Any] | None:
-    """Builds the corpus `output` from `inputs` (see data_prep.sources.expand) and returns its manifest.
+    """Builds the corpus `output` from `inputs`, each `[NAME=]WHAT`, and returns its manifest.
 
     Args:
         inputs, tokenizer_dir, output: paths of this machine, or URLs of object stores.
@@ -53,13 +54,14 @@ def build_corpus(
         part: "i/n" does every n-th unit of an array job and merges if it completes the set; else the result is None.
         engine: "local", or "beam" to have the units done by Apache Beam with `engine_options`.
         engine_options: of Beam's pipeline, as on its command lines.
-        language: ISO 639-1 code for the sentence splitter.
         validation_share: share of documents, chosen by a hash of their text, that are held out: 0 to 0.5. By default
             about 2 MB of the input, but at least 0.5 % and at most 5 %.
         on_error: "fail", or "drop" to count input that cannot be read as dropped.
         keep_duplicates: keep documents with exactly the same text.
         near_duplicates: of documents whose word n-grams are as similar as this (Jaccard, 0.5 to 1), keep the first.
         exclude: evaluation files; documents that hold passages of them are dropped (data_prep.leaks).
+        reading: how the inputs are read, as `data_prep.inputs.parse_inputs` has it: language, normalize, text_field,
+            id_field, documents.
 
     The same input, tokenizer and settings give the same bytes, whatever the workers, parts and engine. A finished
     corpus of the same settings is left as it is. Raises InputError for whatever the user can put right, and
@@ -69,18 +71,20 @@ def build_corpus(
     job_part = engines.Part.parse(part) if part is not None else None
     run = _engine(engine, engine_options, _checked(workers, validation_share), job_part)
     exclusions = _exclusions(exclude, near_duplicates, keep_duplicates)
-    found = sources.expand(inputs)
+    named = parse_inputs(inputs, **reading)
+    found = sources.expand(named)
     size = sum(source.size for source in found)
     with local_folder(tokenizer_dir) as folder:
         tokenizer = load_tokenizer(folder)
         settings = shards.Settings(
-            language=language,
+            inputs=tuple({entry.name: entry.reading for entry in named}.items()),
             validation_share=_default_share(size) if validation_share is None else validation_share,
             on_error=on_error,
             keep_duplicates=keep_duplicates,
             near_duplicates=near_duplicates,
             exclusions=exclusions,
             unit_bytes=min(max(size // _UNITS, _SMALLEST_UNIT), _LARGEST_UNIT),
+            wiki_converter=_wiki_converter(found),
         )
         identity = _identity(found, tokenizer, settings)
         place = places.place(output, identity)
@@ -255,6 +259,10 @@ def _exclusions(
     return exclusions
 
 
+def _wiki_converter(found: Sequence[sources.Source]) -> str | None:
+    return wiki_text.converter() if any(source.kind.startswith(sources.WIKI) for source in found) else None
+
+
 def _default_share(size: int) -> float:
     return round(min(max(_VALIDATION_BYTES / max(size, 1), _SMALLEST_SHARE), _LARGEST_SHARE), 4)
 
@@ -264,7 +272,9 @@ def _identity(found: Sequence[sources.Source], tokenizer: Tokenizer, settings: s
     return {
         "format_version": corpus.FORMAT_VERSION,
         "settings": settings.describe(),
-        "sources": [{"kind": source.kind, "name": source.name, "bytes": source.size} for source in found],
+        "sources": [
+            {"input": source.input, "kind": source.kind, "name": source.name, "bytes": source.size} for source in found
+        ],
         "tokenizer": {
             "fingerprint": tokenizer.fingerprint,
             "kind": tokenizer.kind,
@@ -280,11 +290,19 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
         return f"format version {there.get('format_version')}, now {here['format_version']}"
     for section in ("settings", "tokenizer"):
         for name, value in here[section].items():
-            if there[section].get(name) != value:
+            if name == "inputs":
+                difference = reading_difference(there[section].get(name), value)
+                if difference:
+                    return difference
+            elif there[section].get(name) != value:
                 label = name if section == "settings" else f"the tokenizer's {name}"
                 return f"{label} is {there[section].get(name)} there, {value} now"
-    old, new = ([(s["kind"], s["name"], s["bytes"]) for s in side["sources"]] for side in (there, here))
+    old, new = ([(s.get("input"), s["kind"], s["name"], s["bytes"]) for s in side["sources"]] for side in (there, here))
     for before, now in zip(old, new, strict=False):
         if before != now:
-            return f"input {before[1]} ({before[2]} bytes) there, {now[1]} ({now[2]} bytes) now"
+            (input_there, kind_there, *file_there), (input_now, kind_now, *file_now) = before, now
+            words = "input {} ({} bytes) there, {} ({} bytes) now".format(*file_there, *file_now)
+            if file_there == file_now:
+                words = f"{file_now[0]} is of input {input_there} there ({kind_there}), of {input_now} now ({kind_now})"
+            return words
     return None if len(old) == len(new) else f"{len(old)} input files there, {len(new)} now"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Document:
-    """One document of the corpus: `text` is never empty, its paragraphs are separated by a single "\\n"."""
+    """One document of the corpus: `text` is never empty; its paragraphs are separated by a single "\\n", unless its
+    form is kept (`keep_form`).
+    """
 
     id: str
     text: str
@@ -27,6 +29,9 @@ _LINE_END = re.compile(r"\r\n?")
 _SEPARATORS = re.compile("[\t\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+# Blank lines and page ends; and a word broken at the end of a line.
+_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*|\f")
+_HYPHEN = re.compile(r"([^\W\d_])[-\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=(\w))")
 
 
 def clean(text: str) -> str:
@@ -46,3 +51,28 @@ def clean(text: str) -> str:
     if "\n" not in text:
         return text.strip()
     return "\n".join(filter(None, map(str.strip, text.split("\n"))))
+
+
+def keep_form(text: str) -> str:
+    """The text as it is, "" if it is all white space: for code, where indentation and blank lines are content.
+
+    Only a lone surrogate, which no tokenizer takes, becomes U+FFFD.
+    """
+    return "" if text.isspace() else _SURROGATES.sub("\ufffd", text)
+
+
+def unwrapped(text: str) -> str:
+    """Paragraphs, which blank lines and page ends part, in a line each.
+
+    A hyphen at the end of a line before a small letter goes with the line end; the few words that had it anyway
+    ("well-known") lose it.
+    """
+    paragraphs = _PARAGRAPH_END.split(_LINE_END.sub("\n", text))
+    whole = (_HYPHEN.sub(lambda found: found[1] if found[2].islower() else found[0], part) for part in paragraphs)
+    return "\n".join(" ".join(map(str.strip, part.split("\n"))) for part in whole)
+
+
+def document(name: str, text: str, normalize: str) -> Document | Dropped:
+    """A document with its text made ready as `normalize`, "nfc" or "none", says; `Dropped("empty")` for no text."""
+    text = keep_form(text) if normalize == "none" else clean(text)
+    return Document(name, text) if text else Dropped(name, "empty")

@@ -9,6 +9,7 @@ put there last, makes it.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from data_prep.corpus import SPLITS
 from data_prep.document_facts import FactsWriter
 from data_prep.errors import InputError
 from data_prep.files import write_error
+from data_prep.inputs import DEFAULT_READING, UNNAMED, Reading
 from data_prep.leaks import REASON, Exclusions, LeakCounter
 from data_prep.shard_writer import ShardWriter
 from data_prep.storage import Folder
@@ -44,7 +46,8 @@ _HASHES = 1 << 64
 class Settings:
     """What determines the content of a corpus besides its input and its tokenizer."""
 
-    language: str = "en"  # ISO 639-1, for the sentence splitter
+    # Name and reading of every input, in order; the files of each are among the manifest's sources.
+    inputs: tuple[tuple[str, Reading], ...] = ((UNNAMED, DEFAULT_READING),)
     validation_share: float = 0.01  # of the documents, chosen by the hash of their text
     on_error: str = "fail"  # or "drop": what becomes of input that cannot be read
     keep_duplicates: bool = False
@@ -53,12 +56,16 @@ class Settings:
     record_tokens: int = 16384  # longer documents are cut into several records
     unit_bytes: int = 4 << 20  # raw input a unit
     segmenter: str = segment.SEGMENTER
+    wiki_converter: str | None = None  # where there are wiki dumps
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON."""
         described = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         exclusions = described.pop("exclusions")
-        return described | {"exclude": exclusions.files if exclusions else None}
+        return described | {
+            "inputs": {name: dataclasses.asdict(reading) for name, reading in self.inputs},
+            "exclude": exclusions.files if exclusions else None,
+        }
 
 
 def text_hash(text: str) -> int:
@@ -149,10 +156,11 @@ class _Unit:
         for part in parts:
             first, dropped = self._documents, Counter[str]()
             for batch in _batches(part, self._settings.on_error, dropped):
-                self._add(batch, dropped)
+                self._add(batch, part.reading, dropped)
             described.append(
                 {
                     "source": part.name,
+                    "input": part.input,
                     "bytes": part.size,
                     "first_document": first,
                     "documents": self._documents - first,
@@ -170,7 +178,7 @@ class _Unit:
         self._facts.write(self._folder)
         (self._folder / UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
 
-    def _add(self, documents: list[sources.Document], dropped: Counter[str]) -> None:
+    def _add(self, documents: list[sources.Document], reading: Reading, dropped: Counter[str]) -> None:
         """Sentences, tokens and records of a batch of documents."""
         if self._settings.exclusions:
             read, documents = len(documents), self._leaks.keep(documents, self._settings.exclusions)
@@ -178,8 +186,12 @@ class _Unit:
                 dropped[REASON] += read - len(documents)
             if not documents:
                 return
-        split = [segment.sentences(document.text, self._settings.language) for document in documents]
-        flat, lengths = self._tokenizer.encode_flat([sentence for found in split for sentence in found])
+        split = []
+        for document in documents:
+            found, cut = segment.split(document.text, reading.language, reading.normalize)
+            split.append(found)
+            self._long_sentences += cut
+        flat, lengths = self._encode([sentence for found in split for sentence in found])
         starts = self._tokenizer.word_start_table[flat]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         starts[offsets[:-1][lengths > 0]] = True
@@ -202,6 +214,16 @@ class _Unit:
             self._add_document(document, sentences, sizes, tokens[span], starts[span], signature)
             added.append(document.text)
         self._facts.add(added)
+
+    def _encode(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and lengths of the sentences; those of a huge document in several calls, which bounds the memory."""
+        ends = np.cumsum([len(sentence) for sentence in sentences])
+        if len(ends) == 0 or ends[-1] <= 2 * _BATCH_CHARACTERS:
+            return self._tokenizer.encode_flat(sentences)
+        borders = np.flatnonzero(np.diff(ends // _BATCH_CHARACTERS)) + 1
+        calls = itertools.pairwise([0, *borders.tolist(), len(sentences)])
+        encoded = [self._tokenizer.encode_flat(sentences[begin:end]) for begin, end in calls]
+        return np.concatenate([ids for ids, _ in encoded]), np.concatenate([sizes for _, sizes in encoded])
 
     def _add_document(
         self,

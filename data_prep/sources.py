@@ -1,42 +1,57 @@
 """Raw inputs to documents: which files an input names, how they are cut into work units, and what a unit holds."""
 
 import glob
-import gzip
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep import python_docs, text_files
+from data_prep import byte_streams, parquet_files, python_docs, text_files, tfds_inputs, wiki_dumps, wiki_text
 from data_prep.documents import Document, Dropped
 from data_prep.errors import InputError
+from data_prep.inputs import DEFAULT_READING, UNNAMED, Input, Reading
 
 __all__ = ["KNOWN_INPUTS", "Document", "Dropped", "Source", "Unit", "expand", "read", "units"]
 
-PYTHON_DOCS = "python-docs"
-SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".txt.gz": "txt.gz", ".jsonl.gz": "jsonl.gz"}
-KNOWN_INPUTS = f"{', '.join(SUFFIXES)} or {PYTHON_DOCS}"
+PYTHON_DOCS, TFDS, WIKI = "python-docs", "tfds", "wiki"
+# Kinds of files, which a suffix or the prefix KIND: tells, and whether compression from outside makes sense.
+FILE_KINDS = {"txt": True, "jsonl": True, "parquet": False, WIKI: True}
+SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
+_PACKINGS = "/".join(f".{name}" for name in byte_streams.COMPRESSIONS)
+KNOWN_INPUTS = (
+    f"{', '.join(SUFFIXES)} (.txt and .jsonl also with {_PACKINGS}), wiki:DUMP.xml.bz2, "
+    f"tfds:NAME/SPLIT or {PYTHON_DOCS}"
+)
+
+
+# A dump of one stream that keeps one process busy for long.
+_LARGE_DUMP = 64 << 20
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input file, or one installed distribution of `python-docs`.
+    """One input file, one split of a TFDS dataset, or one installed distribution of `python-docs`.
 
     `name` is the same on every machine: the file's name, with as many of its folders as tell it from the others.
     """
 
-    kind: str  # a value of SUFFIXES, or PYTHON_DOCS
+    kind: str  # one of FILE_KINDS, also with ".gz" and the like; TFDS or PYTHON_DOCS
     name: str
-    size: int  # bytes
+    size: int  # bytes, as they are stored
     path: str = field(compare=False)
     files: tuple[tuple[str, int], ...] = ()  # python-docs: the modules, relative to path, and their bytes
+    examples: int = 0  # tfds
+    input: str = UNNAMED
+    reading: Reading = DEFAULT_READING
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work: documents that start in bytes [start, end) of a file, or modules [start, end) of a distribution.
+    """A piece of work: documents that start in [start, end) of a source, counted in bytes of a .txt, .jsonl or wiki
+    file, in row groups, examples or modules.
 
     Equality and `describe` leave out `path`, the only field that depends on the machine.
     """
@@ -47,65 +62,139 @@ class Unit:
     end: int
     size: int  # bytes of raw input, for progress and balance
     path: str = field(compare=False)
+    input: str = UNNAMED
+    reading: Reading = DEFAULT_READING
 
     def describe(self) -> dict[str, str | int]:
         """The unit's identity as JSON: equal on every machine that has the same input."""
         return {"kind": self.kind, "name": self.name, "start": self.start, "end": self.end, "size": self.size}
 
 
-def expand(inputs: Sequence[str]) -> list[Source]:
+def expand(inputs: Sequence[Input | str]) -> list[Source]:
     """The sources that the inputs name: inputs in the order given, a glob's files in sorted order, every file once.
 
-    Raises InputError for no input, a missing file, a glob without match, a folder, an unknown suffix or an empty file.
+    Raises InputError for no input, a missing file, a glob without match, a folder, an unknown suffix, an empty or
+    damaged file where that shows at once, and a file that two inputs name.
     """
     if not inputs:
         raise InputError(f"no input given; name files ({KNOWN_INPUTS})")
-    paths: list[Path] = []
-    for text in inputs:
-        if text != PYTHON_DOCS:
-            paths.extend(_match(str(text)))
-    unique = list(dict.fromkeys(paths))
+    found = [Input(UNNAMED, entry) if isinstance(entry, str) else entry for entry in inputs]
+    for entry in found:
+        # NAME= before it was meant as part of the path.
+        if not glob.glob(entry.what) and glob.glob(f"{entry.name}={entry.what}"):
+            raise InputError(
+                f"{entry.name}={entry.what} is read as NAME=FILES; write a path that begins so as ./{entry.name}=..."
+            )
+    unique = list(dict.fromkeys(path for entry in found if _is_files(entry.what) for _, path in _files(entry.what)))
     names = dict(zip(unique, short_names(unique), strict=True))
-    sources: dict[Path | str, Source] = {}
-    for text in inputs:
-        if text == PYTHON_DOCS:
-            for dist in python_docs.distributions():
-                files = tuple(dist.files)
-                size = sum(bytes_ for _, bytes_ in files)
-                sources[dist.name] = Source(PYTHON_DOCS, f"{PYTHON_DOCS}/{dist.name}", size, str(dist.root), files)
-        else:
-            for path in _match(str(text)):
-                sources[path] = Source(_kind(path), names[path], _checked_size(path), str(path))
+    sources: dict[str, Source] = {}
+    for entry in found:
+        for source in _expand(entry, names):
+            before = sources.setdefault(source.path, source)
+            if before.input != source.input:
+                raise InputError(
+                    f"{source.path} is in two inputs, {before.input} and {source.input}; name it in one of them"
+                )
     return list(sources.values())
 
 
 def units(source: Source, unit_bytes: int) -> list[Unit]:
-    """Cuts a source into units of about `unit_bytes`; a .gz file cannot be entered in the middle and is one unit."""
+    """Cuts a source into units of about `unit_bytes`. One unit is what cannot be entered in the middle: compressed
+    files other than wiki dumps of many bz2 streams, files that are one document, and row groups.
+    """
     if unit_bytes < 1:
         raise ValueError(f"unit_bytes={unit_bytes}")
     if source.kind == PYTHON_DOCS:
-        return list(_module_units(source, unit_bytes))
-    count = 1 if source.kind.endswith(".gz") else -(-source.size // unit_bytes)
-    # Even pieces: a last unit of a few bytes would cost a shard of its own.
-    borders = [source.size * i // count for i in range(count + 1)]
+        spans = _gathered([size for _, size in source.files], unit_bytes)
+    elif source.kind == "parquet":
+        spans = _gathered(parquet_files.row_groups(Path(source.path), source.reading), unit_bytes)
+    elif source.kind == TFDS:
+        count = min(-(-source.size // unit_bytes), source.examples)
+        borders = [source.examples * i // count for i in range(count + 1)]
+        sizes = [source.size * i // source.examples for i in borders]
+        spans = [(*span, b - a) for span, (a, b) in zip(_pairs(borders), _pairs(sizes), strict=True)]
+    else:
+        count = -(-source.size // unit_bytes) if _splittable(source) else 1
+        # Even pieces: a last unit of a few bytes would cost a shard of its own.
+        spans = [(a, b, b - a) for a, b in _pairs([source.size * i // count for i in range(count + 1)])]
     return [
-        Unit(source.kind, source.name, start, end, end - start, source.path)
-        for start, end in itertools.pairwise(borders)
+        Unit(source.kind, source.name, start, end, size, source.path, source.input, source.reading)
+        for start, end, size in spans
     ]
 
 
 def read(unit: Unit, on_error: str = "fail") -> Iterator[Document | Dropped]:
-    """The documents of a unit, in the order of the input, cleaned (`documents.clean`).
+    """The documents of a unit, in the order of the input, with their text made ready (`documents.document`).
 
     What cannot be read raises InputError with file and line when `on_error` is "fail", and is a `Dropped` when it is
-    "drop"; empty documents and Python files that do not parse are `Dropped` either way.
+    "drop"; empty documents, Python files that do not parse and wiki pages that are no article are `Dropped` either way.
     """
     if on_error not in ("fail", "drop"):
         raise InputError(f"--on-error is {on_error!r}; it must be fail or drop")
-    if unit.kind == PYTHON_DOCS:
-        return python_docs.read(unit.name, Path(unit.path), unit.start, unit.end)
-    reader = text_files.read_jsonl if unit.kind.startswith("jsonl") else text_files.read_txt
-    return reader(text_files.Range(Path(unit.path), unit.name, unit.start, unit.end), on_error == "fail")
+    fail, path = on_error == "fail", Path(unit.path)
+    kind = unit.kind.partition(".")[0]
+    if kind == PYTHON_DOCS:
+        return python_docs.read(unit.name, path, unit.start, unit.end)
+    if kind == "parquet":
+        return parquet_files.read(path, unit.name, unit.start, unit.end, unit.reading, fail)
+    if kind == TFDS:
+        return tfds_inputs.read(unit.path, unit.name, unit.start, unit.end, unit.reading, fail)
+    if kind == WIKI:
+        return wiki_text.read(path, unit.name, unit.start, unit.end, unit.reading, fail)
+    part = text_files.Range(path, unit.name, unit.start, unit.end, unit.reading)
+    if kind == "jsonl":
+        return text_files.read_jsonl(part, fail)
+    by_line = unit.reading.documents == "blank-line"
+    return (text_files.read_txt if by_line else text_files.read_txt_file)(part, fail)
+
+
+def _is_files(what: str) -> bool:
+    return what != PYTHON_DOCS and not what.startswith(f"{TFDS}:")
+
+
+def _files(what: str) -> list[tuple[str, Path]]:
+    """(kind, path) of the files that one input names."""
+    prefix, colon, pattern = what.partition(":")
+    if colon and prefix in FILE_KINDS:
+        return [(_packed_kind(prefix, path), path) for path in _match(pattern)]
+    return [(_kind(path), path) for path in _match(what)]
+
+
+def _expand(entry: Input, names: dict[Path, str]) -> Iterator[Source]:
+    if entry.what == PYTHON_DOCS:
+        for dist in python_docs.distributions():
+            files = tuple(dist.files)
+            size = sum(bytes_ for _, bytes_ in files)
+            name = f"{PYTHON_DOCS}/{dist.name}"
+            yield Source(PYTHON_DOCS, name, size, str(dist.root), files, 0, entry.name, entry.reading)
+    elif not _is_files(entry.what):
+        what = entry.what.removeprefix(f"{TFDS}:")
+        name, examples, size = tfds_inputs.size(what, entry.reading)
+        if not examples:
+            raise InputError(f"{entry.what}: the split is empty; remove it from the inputs")
+        yield Source(TFDS, name, size, what, (), examples, entry.name, entry.reading)
+    else:
+        for kind, path in _files(entry.what):
+            size = _checked_size(path)
+            if kind.partition(".")[0] == WIKI:
+                wiki_text.converter()
+            if kind == "parquet":
+                parquet_files.row_groups(path, entry.reading)
+            yield Source(kind, names[path], size, str(path), (), 0, entry.name, entry.reading)
+
+
+def _splittable(source: Source) -> bool:
+    kind, _, packing = source.kind.partition(".")
+    if kind == WIKI:
+        whole = wiki_dumps.splittable(Path(source.path))
+        if not whole and packing == "bz2" and source.size > _LARGE_DUMP:
+            print(
+                f"warning: {source.path} is one bz2 stream, which one process alone must read; "
+                "the dump named ...-multistream.xml.bz2 is read by all",
+                file=sys.stderr,
+            )
+        return whole
+    return not packing and not (kind == "txt" and source.reading.documents != "blank-line")
 
 
 def _match(pattern: str) -> list[Path]:
@@ -122,24 +211,36 @@ def _match(pattern: str) -> list[Path]:
 
 
 def _kind(path: Path) -> str:
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if path.name.lower().endswith(suffix):
-            return SUFFIXES[suffix]
-    raise InputError(f"{path}: unknown kind of input; known are {KNOWN_INPUTS}")
+    packing = byte_streams.compression(path.name)
+    inner = path.name[: -len(packing) - 1] if packing else path.name
+    kind = SUFFIXES.get(os.path.splitext(inner)[1].lower())
+    if kind is None:
+        raise InputError(
+            f"{path}: unknown kind of input; known are {KNOWN_INPUTS}; where the suffix does not tell, say it: "
+            f"txt:{path.name}, jsonl:{path.name}"
+        )
+    return _packed_kind(kind, path)
+
+
+def _packed_kind(kind: str, path: Path) -> str:
+    packing = byte_streams.compression(path.name)
+    if packing and not FILE_KINDS[kind]:
+        raise InputError(f"{path}: a {kind} file is compressed inside and cannot be entered from outside; unpack it")
+    return f"{kind}.{packing}" if packing else kind
 
 
 def _checked_size(path: Path) -> int:
     try:
         size = path.stat().st_size
-        with open(path, "rb"):
+        with byte_streams.open_bytes(path):
             pass
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if size and path.name.lower().endswith(".gz"):
+    if size and byte_streams.compression(path.name):
         try:
-            with gzip.open(path) as stream:
-                size = size if stream.read(1) else 0
-        except (OSError, EOFError):  # damaged: reading it says where, or counts it as dropped
+            with byte_streams.open_unpacked(path) as stream:
+                size = size if byte_streams.read_block(stream, 1) else 0
+        except byte_streams.Damaged:  # reading it says where, or counts it as dropped
             return size
     if not size:
         raise InputError(f"{path}: the file is empty; remove it from the inputs")
@@ -160,10 +261,16 @@ def short_names(paths: Sequence[Path]) -> list[str]:
             depth[i] += 1
 
 
-def _module_units(source: Source, unit_bytes: int) -> Iterator[Unit]:
-    start, size = 0, 0
-    for i, (_, bytes_) in enumerate(source.files):
+def _gathered(sizes: Sequence[int], unit_bytes: int) -> list[tuple[int, int, int]]:
+    """(start, end, bytes) of runs of neighbours that reach `unit_bytes`."""
+    spans, start, size = [], 0, 0
+    for i, bytes_ in enumerate(sizes):
         size += bytes_
-        if size >= unit_bytes or i + 1 == len(source.files):
-            yield Unit(source.kind, source.name, start, i + 1, size, source.path)
+        if size >= unit_bytes or i + 1 == len(sizes):
+            spans.append((start, i + 1, size))
             start, size = i + 1, 0
+    return spans
+
+
+def _pairs(borders: list[int]) -> list[tuple[int, int]]:
+    return list(itertools.pairwise(borders))

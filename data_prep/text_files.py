@@ -1,21 +1,21 @@
-"""Documents from .txt and .jsonl files, plain or gzipped, whole or a byte range of them.
+"""Documents from .txt and .jsonl files, plain or compressed, whole or a byte range of them.
 
 A range owns the documents that start in it, so that any cut of a file into ranges gives every document exactly once.
 """
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.documents import Document, Dropped, clean
+from data_prep import byte_streams
+from data_prep.byte_streams import Damaged, open_unpacked, read_block
+from data_prep.documents import Document, Dropped, clean, document, unwrapped
 from data_prep.errors import InputError
+from data_prep.inputs import DEFAULT_READING, Reading
 
-BLOCK = 1 << 20
 BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _DROP = "mend it, or build with --on-error drop to leave it out"
@@ -23,38 +23,31 @@ _DROP = "mend it, or build with --on-error drop to leave it out"
 
 @dataclass(frozen=True)
 class Range:
-    """Bytes [start, end) of a file; a .gz file is always read whole, whatever its range."""
+    """Bytes [start, end) of a file, and how it is read; a compressed file is always read whole, whatever its range."""
 
     path: Path
     name: str
     start: int
     end: int
+    reading: Reading = DEFAULT_READING
 
     @property
-    def zipped(self) -> bool:
-        """Whether the file is gzipped."""
-        return self.path.name.lower().endswith(".gz")
-
-    def open(self) -> BinaryIO:
-        """The whole file's bytes, unzipped."""
-        return gzip.open(self.path) if self.zipped else open(self.path, "rb")  # type: ignore[return-value]
+    def packed(self) -> bool:
+        """Whether the file is compressed."""
+        return bool(byte_streams.compression(self.path.name))
 
     def ends_before(self, offset: int) -> bool:
         """Whether what begins at `offset` belongs to a later range."""
-        return not self.zipped and offset >= self.end
-
-
-class _Broken(Exception):
-    """The stream ended where it should not: its message says how."""
+        return not self.packed and offset >= self.end
 
 
 def read_txt(part: Range, fail: bool) -> Iterator[Document | Dropped]:
     """Documents of a text file: a blank line (nothing but ASCII white space) ends one, every other line is a
     paragraph.
     """
-    document: list[bytes] = []
+    found: list[bytes] = []  # lines of the document so far
     document_start = 0
-    with part.open() as stream:
+    with open_unpacked(part.path) as stream:
         start, mid_document = _first_line(part, stream)
         if part.ends_before(start):
             return
@@ -63,33 +56,57 @@ def read_txt(part: Range, fail: bool) -> Iterator[Document | Dropped]:
                 if offset == 0:
                     line = line.removeprefix(BOM)
                 if line.strip():
-                    if not document:
+                    if not found:
                         if part.ends_before(offset):
                             return
                         if mid_document:
                             continue
                         document_start = offset
-                    document.append(line)
+                    found.append(line)
                     continue
                 mid_document = False
-                if document:
-                    yield _txt_document(part, document_start, document, fail)
-                    document = []
+                if found:
+                    yield _txt_document(part, document_start, found, fail)
+                    found = []
                 if part.ends_before(offset + len(line) + 1):
                     return
-        except _Broken as error:
-            yield _report(part, None, "truncated gzip", str(error), fail)
+        except Damaged as error:
+            yield _damaged(part, error, fail)
             return
-    if document:
-        yield _txt_document(part, document_start, document, fail)
+    if found:
+        yield _txt_document(part, document_start, found, fail)
+
+
+def read_txt_file(part: Range, fail: bool) -> Iterator[Document | Dropped]:
+    """A text file as one document, if there is text in it."""
+    blocks: list[bytes] = []
+    with open_unpacked(part.path) as stream:
+        try:
+            while block := read_block(stream):
+                blocks.append(block)
+        except Damaged as error:
+            yield _damaged(part, error, fail)
+            return
+    raw = b"".join(blocks).removeprefix(BOM)
+    del blocks
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = 1 + len(_LINE_END.findall(raw, 0, error.start))
+        yield _report(part, line, "invalid utf-8", _not_utf8(raw, error), fail)
+        return
+    del raw
+    if part.reading.documents == "wrapped-file":
+        text = unwrapped(text)
+    yield document(part.name, text, part.reading.normalize)
 
 
 def read_jsonl(part: Range, fail: bool) -> Iterator[Document | Dropped]:
-    """Documents of a JSON-lines file: an object a line with `text` (a string) and perhaps `id`; blank lines are
-    passed over.
+    """Documents of a JSON-lines file: an object a line with a text (a string) and perhaps an id, in the fields that
+    the reading names; blank lines are passed over.
     """
-    with part.open() as stream:
-        start = 0 if part.zipped else _line_at_or_after(stream, part.start, part.end)
+    with open_unpacked(part.path) as stream:
+        start = 0 if part.packed else _line_at_or_after(stream, part.start, part.end)
         if part.ends_before(start):
             return
         try:
@@ -100,8 +117,8 @@ def read_jsonl(part: Range, fail: bool) -> Iterator[Document | Dropped]:
                     line = line.removeprefix(BOM)
                 if line.strip():
                     yield _jsonl_document(part, offset, line, fail)
-        except _Broken as error:
-            yield _report(part, None, "truncated gzip", str(error), fail)
+        except Damaged as error:
+            yield _damaged(part, error, fail)
 
 
 def _txt_document(part: Range, offset: int, lines: list[bytes], fail: bool) -> Document | Dropped:
@@ -111,24 +128,30 @@ def _txt_document(part: Range, offset: int, lines: list[bytes], fail: bool) -> D
     except UnicodeDecodeError as error:
         # Line ends of two bytes are one in `raw`: count lines, not bytes.
         line = _line_number(part, offset) + raw.count(b"\n", 0, error.start)
-        return _report(part, line, "invalid utf-8", f"invalid UTF-8 (byte 0x{raw[error.start]:02x})", fail, offset)
-    return _document(f"{part.name}:{offset}", text)
+        return _report(part, line, "invalid utf-8", _not_utf8(raw, error), fail, offset)
+    return document(f"{part.name}:{offset}", text, part.reading.normalize)
+
+
+def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16, not UTF-8; convert it with: iconv -f UTF-16 -t UTF-8"
+    return f"invalid UTF-8 (byte 0x{raw[error.start]:02x})"
 
 
 def _jsonl_document(part: Range, offset: int, line: bytes, fail: bool) -> Document | Dropped:
+    field = part.reading.text_field
     try:
         record = json.loads(line.decode("utf-8"))
         if not isinstance(record, dict):
             reason, message = "broken json", "the line is no JSON object"
-        elif "text" not in record:
-            reason, message = "missing text", "no field `text`"
-        elif not isinstance(record["text"], str):
-            reason, message = "text not a string", f"`text` is {_json_type(record['text'])}, not a string"
+        elif field not in record:
+            has = ", ".join(list(record)[:8]) or "none"
+            reason, message = "missing text", f"no field `{field}` (there are: {has}); name another with --text-field"
+        elif not isinstance(record[field], str):
+            reason, message = "text not a string", f"`{field}` is {_json_type(record[field])}, not a string"
         else:
-            given = record.get("id")
-            known = isinstance(given, str | int) and not isinstance(given, bool)
-            name = clean(str(given)).replace("\n", " ") if known else ""
-            return _document(name or f"{part.name}:{offset}", record["text"])
+            name = identifier(record.get(part.reading.id_field)) or f"{part.name}:{offset}"
+            return document(name, record[field], part.reading.normalize)
     except UnicodeDecodeError as error:
         reason, message = "invalid utf-8", f"invalid UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})"
     except json.JSONDecodeError as error:
@@ -138,15 +161,21 @@ def _jsonl_document(part: Range, offset: int, line: bytes, fail: bool) -> Docume
     return _report(part, _line_number(part, offset), reason, message, fail, offset)
 
 
-def _document(name: str, text: str) -> Document | Dropped:
-    text = clean(text)
-    return Document(name, text) if text else Dropped(name, "empty")
+def identifier(value: object) -> str:
+    """A document's name from a field of its record: a string or an integer, else ""."""
+    known = isinstance(value, str | int) and not isinstance(value, bool)
+    return clean(str(value)).replace("\n", " ") if known else ""
 
 
 def _json_type(value: object) -> str:
     if value is None:
         return "null"
     return {bool: "a boolean", list: "a list", dict: "an object"}.get(type(value), "a number")
+
+
+def _damaged(part: Range, error: Damaged, fail: bool) -> Dropped:
+    packing = byte_streams.COMPRESSIONS[byte_streams.compression(part.path.name)]
+    return _report(part, None, f"truncated {packing}", str(error), fail)
 
 
 def _report(part: Range, line: int | None, reason: str, message: str, fail: bool, offset: int | None = None) -> Dropped:
@@ -163,11 +192,11 @@ def _lines(stream: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
     head: list[bytes] = []  # the line begun in earlier blocks
     line_start = start
     while True:
-        block = _read_block(stream)
+        block = read_block(stream)
         if not block:
             break
         while block.endswith(b"\r"):  # whether the line ends here or one byte later is in the next byte
-            more = _read_block(stream, 1)
+            more = read_block(stream, 1)
             block += more
             if not more:
                 break
@@ -196,15 +225,6 @@ def _lines(stream: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
         yield line_start, b"".join(head)
 
 
-def _read_block(stream: BinaryIO, size: int = BLOCK) -> bytes:
-    try:
-        return stream.read1(size)  # type: ignore[attr-defined]  # what precedes a break in a .gz still comes
-    except EOFError:
-        raise _Broken("the gzip file is truncated") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise _Broken(f"the gzip file is damaged ({error})") from None
-
-
 def _line_at_or_after(stream: BinaryIO, start: int, end: int) -> int:
     """Offset of the first line that begins at `start` or later; any offset past `end` when there is none before it."""
     if start == 0:
@@ -212,11 +232,11 @@ def _line_at_or_after(stream: BinaryIO, start: int, end: int) -> int:
     stream.seek(start - 1)
     offset = start - 1
     while offset < end:
-        block = _read_block(stream)
+        block = read_block(stream)
         if not block:
             return offset
         while block.endswith(b"\r"):
-            more = _read_block(stream, 1)
+            more = read_block(stream, 1)
             block += more
             if not more:
                 break
@@ -229,7 +249,7 @@ def _line_at_or_after(stream: BinaryIO, start: int, end: int) -> int:
 
 def _first_line(part: Range, stream: BinaryIO) -> tuple[int, bool]:
     """Where a text range begins to read, and whether it begins inside a document that an earlier range owns."""
-    if part.zipped or part.start == 0:
+    if part.packed or part.start == 0:
         return 0, False
     first = _line_at_or_after(stream, part.start, part.end)
     return first, not _blank_line_before(stream, first)
@@ -262,9 +282,9 @@ def _blank_line_before(stream: BinaryIO, line_start: int) -> bool:
 def _line_number(part: Range, offset: int) -> int:
     """The number, from 1, of the line that begins at `offset`: counted only when an error needs it."""
     ends, position, last = 0, 0, b""
-    with part.open() as stream:
+    with open_unpacked(part.path) as stream:
         while position < offset:
-            block = stream.read(min(BLOCK, offset - position))
+            block = stream.read(min(byte_streams.BLOCK, offset - position))
             if not block:
                 break
             ends += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")

@@ -1,5 +1,6 @@
 """Trains a vocabulary: a seeded sample of the inputs' text to a tokenizer directory."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 from data_prep import sources
 from data_prep.documents import Document
 from data_prep.errors import InputError
+from data_prep.inputs import Reading, parse_inputs
 from data_prep.segment import sentences
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.tokenizer_files import SPECIAL_TOKENS, from_sentencepiece, from_vocab_txt
@@ -32,7 +34,9 @@ SETTINGS_FILE = "vocab_settings.json"
 # vocabulary.
 _CHARACTER_COVERAGE = 0.9999
 _SAMPLE_UNIT = 1 << 20  # bytes: the sample is made of pieces of the inputs of about this size
-_GZIP_RATIO = 4  # text bytes to file bytes, for sharing out the sample
+_PACKING_RATIO = 4  # text bytes to those of a compressed file, for sharing out the sample
+_PARSED = (sources.PYTHON_DOCS, sources.WIKI)
+_UNITS_A_ROUND = 64
 _MAX_SENTENCE = 8192  # characters: SentencePiece leaves out sentences much longer
 _THREADS = 4  # fixed: SentencePiece's sums depend on it
 
@@ -43,19 +47,19 @@ def train_vocab(
     kind: str = "wordpiece",
     size: int = 30522,
     lowercase: bool = False,
-    language: str = "en",
     seed: int = 0,
     max_sample_bytes: int = 256 << 20,
     on_error: str = "fail",
+    **reading: str | Sequence[str],
 ) -> dict[str, Any]:
     """Trains a tokenizer and writes its directory, whole or not at all; the same settings and text give the same bytes.
 
     Args:
-        inputs: what `sources.expand` takes.
+        inputs: each `[NAME=]WHAT`.
         size: pieces asked for, special tokens included; a text that has fewer gets fewer, with a warning on stderr.
-        language: for the splitting into sentences that SentencePiece trains on.
         max_sample_bytes: text beyond this many UTF-8 bytes is left out, by a choice that depends on `seed`; bounds
             the memory.
+        reading: how the inputs are read, as `data_prep.inputs.parse_inputs` has it. SentencePiece trains on sentences.
 
     Returns `vocab_size` (the real one), `documents` and `sample_bytes` trained on, and `existing`: True when the
     directory was there already, made with the same settings.
@@ -64,13 +68,14 @@ def train_vocab(
     """
     output = Path(output)
     _check(kind, size, max_sample_bytes)
-    found = sources.expand(inputs)
+    named = parse_inputs(inputs, **reading)
+    found = sources.expand(named)
     settings = {
-        "inputs": [[source.name, source.size] for source in found],
+        "inputs": [[source.input, source.kind, source.name, source.size] for source in found],
+        "readings": {entry.name: dataclasses.asdict(entry.reading) for entry in named},
         "kind": kind,
         "size": size,
         "lowercase": lowercase,
-        "language": language,
         "seed": seed,
         "max_sample_bytes": max_sample_bytes,
         "on_error": on_error,
@@ -78,7 +83,7 @@ def train_vocab(
     existing = _existing(output, settings)
     if existing is not None:
         return existing
-    texts = _sample(found, seed, max_sample_bytes, on_error)
+    texts, readings = _sample(found, seed, max_sample_bytes, on_error)
     counts = {"documents": len(texts), "sample_bytes": sum(len(text.encode()) for text in texts)}
     if not texts:
         raise InputError(f"{', '.join(inputs)}: no text in it; a vocabulary needs some")
@@ -86,7 +91,7 @@ def train_vocab(
     tokenizer = (
         _wordpiece(texts, size, lowercase)
         if kind == "wordpiece"
-        else _sentencepiece(texts, kind, size, lowercase, language, seed)
+        else _sentencepiece(texts, readings, kind, size, lowercase, seed)
     )
     if tokenizer.vocab_size < size:
         _say(
@@ -124,28 +129,34 @@ def _existing(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return {**found, "existing": True}
 
 
-def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: str) -> list[str]:
-    """Texts of at most max_bytes in all: everything if it fits, otherwise documents of units drawn by a hash.
+def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: str) -> tuple[list[str], list[Reading]]:
+    """Texts of at most max_bytes in all, each with how it was read: everything if it fits, otherwise documents of
+    units drawn by a hash.
 
-    A .gz file can only be read from its start: where there is too much text, it gives its first documents, as many as
-    are its share.
+    A compressed file can only be read from its start: where there is too much text, it gives its first documents, as
+    many as are its share.
     """
-    total = sum(source.size * (_GZIP_RATIO if source.kind.endswith(".gz") else 1) for source in found)
+    total = sum(source.size * (_PACKING_RATIO if "." in source.kind else 1) for source in found)
     share = min(1.0, max_bytes / total)
     units = [unit for source in found for unit in sources.units(source, _SAMPLE_UNIT)]
     if share < 1:
         units.sort(key=lambda unit: _hash(seed, unit.name, unit.start))
+    pieces = Counter(unit.name for unit in units)
     texts: list[str] = []
+    readings: list[Reading] = []
     used, told = 0, time.monotonic()
-    for unit, found_texts in _read(units, on_error, parallel=share == 1):
-        zipped = unit.kind.endswith(".gz")
-        quota = unit.size * _GZIP_RATIO * share if zipped and share < 1 else max_bytes
+    for unit, found_texts in _read(units, on_error):
+        whole = "." in unit.kind and pieces[unit.name] == 1
+        quota = unit.size * _PACKING_RATIO * share if whole and share < 1 else max_bytes
         for text in found_texts:
             bytes_ = len(text.encode())
             if used + bytes_ > max_bytes:
                 # A document that alone is more than the sample gives its beginning.
-                return texts or [text.encode()[:max_bytes].decode("utf-8", "ignore")]
+                if not texts:
+                    texts, readings = [text.encode()[:max_bytes].decode("utf-8", "ignore")], [unit.reading]
+                return texts, readings
             texts.append(text)
+            readings.append(unit.reading)
             used += bytes_
             quota -= bytes_
             if quota <= 0:
@@ -153,24 +164,27 @@ def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: st
         if time.monotonic() - told > 5:
             _say(f"read {used / 1e6:.1f} MB of text")
             told = time.monotonic()
-    return texts
+    return texts, readings
 
 
-def _read(units: list[sources.Unit], on_error: str, parallel: bool) -> Iterator[tuple[sources.Unit, Iterable[str]]]:
-    """The units with their texts; python-docs, where parsing takes the time, in as many processes as cores."""
+def _read(units: list[sources.Unit], on_error: str) -> Iterator[tuple[sources.Unit, Iterable[str]]]:
+    """The units with their texts; of inputs whose parsing takes the time, in as many processes as cores."""
     cores = os.cpu_count() or 1
-    if parallel and cores > 1 and len(units) > 1 and all(unit.kind == sources.PYTHON_DOCS for unit in units):
+    if cores > 1 and len(units) > 1 and all(unit.kind.startswith(_PARSED) for unit in units):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(cores, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-            yield from zip(units, pool.map(_texts, units), strict=True)
+            # Not all at once: the sample may be full long before the last.
+            for i in range(0, len(units), _UNITS_A_ROUND):
+                some = units[i : i + _UNITS_A_ROUND]
+                yield from zip(some, pool.map(_texts, some, [on_error] * len(some)), strict=True)
     else:
         for unit in units:
             items = sources.read(unit, on_error)
             yield unit, (item.text for item in items if isinstance(item, Document))
 
 
-def _texts(unit: sources.Unit) -> list[str]:
-    return [item.text for item in sources.read(unit) if isinstance(item, Document)]
+def _texts(unit: sources.Unit, on_error: str) -> list[str]:
+    return [item.text for item in sources.read(unit, on_error) if isinstance(item, Document)]
 
 
 def _hash(seed: int, name: str, start: int) -> bytes:
@@ -224,11 +238,18 @@ def _alphabet(tokenizer: tokenizers.Tokenizer, texts: list[str]) -> list[str]:
     return [*kept, *(f"##{character}" for character in kept if character in inside)]
 
 
-def _sentencepiece(texts: list[str], kind: str, size: int, lowercase: bool, language: str, seed: int) -> Tokenizer:
+def _sentencepiece(
+    texts: list[str], readings: list[Reading], kind: str, size: int, lowercase: bool, seed: int
+) -> Tokenizer:
     import sentencepiece
 
     sentencepiece.set_random_generator_seed(seed % (1 << 32))
-    lines = [piece for text in texts for sentence in sentences(text, language) for piece in _pieces(sentence)]
+    lines = [
+        piece
+        for text, reading in zip(texts, readings, strict=True)
+        for sentence in sentences(text, reading.language, reading.normalize)
+        for piece in _pieces(sentence)
+    ]
     while True:
         model = io.BytesIO()
         try:

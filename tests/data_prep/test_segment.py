@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.segment import SEGMENTER, sentences
+from data_prep import segment
+from data_prep.segment import LONGEST, SEGMENTER, sentences, split
 
 GOLDEN = [
     (
@@ -56,6 +57,66 @@ def test_lossless(text, language):
     found = sentences(text, language)
     assert all(sentence == sentence.strip() and sentence and "\n" not in sentence for sentence in found)
     assert "".join("".join(found).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("ein Wort nach dem anderen und nie ein Ende", "de"),
+        ("今天天气很好我们去公园", "zh"),
+        ("word,word;word-word", "en"),
+    ],
+)
+def test_text_without_any_sentence_end(text, language):
+    assert split(text, language) == ([text], 0)
+
+
+@given(
+    text=st.text(st.sampled_from("ab .\n中"), max_size=80),
+    limit=st.integers(1, 20),
+    normalize=st.sampled_from(["nfc", "none"]),
+)
+def test_long_sentences_are_cut_at_word_borders_and_counted(text, limit, normalize):
+    whole = sentences(text, "en", normalize)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, "LONGEST", limit)
+        found, cut = split(text, "en", normalize)
+    assert cut == sum(len(sentence) > limit for sentence in whole)
+    assert all(0 < len(piece) <= limit for piece in found)
+    if normalize == "none":
+        assert "".join(found) == text
+    else:
+        assert "".join("".join(found).split()) == "".join(text.split())
+        # A word is cut only where it alone is too long.
+        for sentence in whole:
+            for word in sentence.split():
+                if len(word) <= limit:
+                    assert any(word in piece.split() for piece in found), (word, found)
+
+
+def test_long_sentences_in_each_language():
+    for text, language in (("Wort " * LONGEST, "de"), ("mot " * LONGEST, "fr"), ("词" * 3 * LONGEST, "zh")):
+        found, cut = split(text, language)
+        assert cut == 1 and max(map(len, found)) <= LONGEST
+        assert "".join("".join(found).split()) == "".join(text.split())
+    assert {word for piece in split("Wort " * LONGEST, "de")[0] for word in piece.split()} == {"Wort"}
+
+
+def test_code_is_cut_into_lines():
+    code = "\n\ndef f(x):\n    return e.g. x\n\n\n\tif x:  # Yes. No!\r\n  "
+    assert sentences(code, "en", "none") == [
+        "\n\ndef f(x):\n",
+        "    return e.g. x\n\n\n",
+        "\tif x:  # Yes. No!\r\n",
+        "  ",
+    ]
+
+
+@given(st.text(max_size=200))
+def test_lines_joined_are_the_text(text):
+    found = sentences(text, "en", "none")
+    assert "".join(found) == text and "" not in found
+    assert all("\n" not in sentence.strip("\n") for sentence in found)
 
 
 def test_segmenter_names_its_version():

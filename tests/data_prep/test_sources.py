@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import text_files
+from data_prep import byte_streams
 from data_prep.documents import Document, Dropped, clean
 from data_prep.errors import InputError
 from data_prep.sources import Unit, expand, read, units
@@ -103,7 +103,7 @@ def test_any_cut_gives_the_same_json_documents(tmp_path_factory, lines, unit_byt
 
 
 def test_cuts_across_block_borders(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "BLOCK", 3)
+    monkeypatch.setattr(byte_streams, "BLOCK", 3)
     path = write(tmp_path / "a.txt", "ab\r\ncd\r\n\r\nefgh\r\r\nij")
     for unit_bytes in (1, 2, 3, 4, 5, 7, 100):
         assert texts(path, unit_bytes=unit_bytes) == ["ab\ncd", "efgh", "ij"], unit_bytes
@@ -111,7 +111,7 @@ def test_cuts_across_block_borders(tmp_path, monkeypatch):
 
 def test_line_numbers_across_block_borders(tmp_path, monkeypatch):
     for size in range(1, 9):
-        monkeypatch.setattr(text_files, "BLOCK", size)
+        monkeypatch.setattr(byte_streams, "BLOCK", size)
         path = write(tmp_path / "a.jsonl", b'\xef\xbb\xbf\r\n{"text": "a"}\r\n\r\r\n{"text": "b"}\n{\n')
         with pytest.raises(InputError, match=r"a\.jsonl:6: "):
             documents(path)
@@ -161,7 +161,7 @@ def test_globs_are_sorted_and_recursive(tmp_path):
         ("", "is a folder; name its files"),
         ("empty.txt", "empty.txt: the file is empty"),
         ("empty.txt.gz", "empty.txt.gz: the file is empty"),
-        ("text.csv", r"text.csv: unknown kind of input; known are .txt, .jsonl, .txt.gz, .jsonl.gz or python-docs"),
+        ("text.csv", r"text.csv: unknown kind of input; known are .txt, .jsonl, .parquet .*say it: txt:text.csv"),
     ],
 )
 def test_bad_inputs(tmp_path, given_, message):
