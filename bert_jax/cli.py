@@ -93,9 +93,20 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_inputs(vocab)
     vocab.add_argument("--output", required=True, help="directory to write")
-    vocab.add_argument("--kind", choices=("wordpiece", "unigram", "bpe"), default="wordpiece")
-    vocab.add_argument("--size", type=int, required=True, help="entries, specials included")
+    vocab.add_argument(
+        "--kind",
+        choices=("wordpiece", "unigram", "bpe", "char"),
+        default="wordpiece",
+        help="char, a token a character, is for proteins and DNA",
+    )
+    vocab.add_argument("--size", type=int, default=30522, help="entries, specials included; at most, of characters")
     vocab.add_argument("--lowercase", action="store_true", help="fold case and strip accents, as BERT uncased does")
+    vocab.add_argument(
+        "--normalize",
+        choices=("nfc", "none"),
+        default="nfc",
+        help="none keeps text and white space as they are, for code: --kind bpe, byte-level then, or char",
+    )
     vocab.add_argument("--seed", type=int, default=0, help="of the sample of text, where there is more than is read")
 
     build = add(
@@ -123,6 +134,12 @@ def _build_parser() -> argparse.ArgumentParser:
         type=float,
         default=None,
         help="share of documents held out, 0 to 0.5; about 2 MB of the input unless given",
+    )
+    build.add_argument(
+        "--encoder",
+        choices=("auto", "tokenizers"),
+        default="auto",
+        help="auto: the fast one of the extra `fast`, where it gives the same ids as the tokenizers library",
     )
     build.add_argument("--keep-duplicates", action="store_true", help="keep documents that occur twice")
 
@@ -238,6 +255,7 @@ def _vocab(options: argparse.Namespace) -> None:
         lowercase=options.lowercase,
         seed=options.seed,
         on_error=options.on_error,
+        normalize=options.normalize,
     )
 
 
@@ -256,6 +274,7 @@ def _build(options: argparse.Namespace) -> None:
         on_error=options.on_error,
         keep_duplicates=options.keep_duplicates,
         validation_share=options.validation_share,
+        encoder=options.encoder,
     )
     # One line for scripts; of a part that leaves work to others the fingerprint is null.
     print(json.dumps({"output": options.output, "fingerprint": manifest["fingerprint"] if manifest else None}))
