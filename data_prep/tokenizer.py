@@ -2,7 +2,7 @@
 and the files of the directory.
 """
 
-import copy
+import functools
 import hashlib
 import itertools
 import json
@@ -59,15 +59,17 @@ class Tokenizer:
         byte_level = "ByteLevel" in json.dumps([definition.json["pre_tokenizer"], definition.json["decoder"]])
         self.word_start_table = word_start_table(self._pieces, self.kind, sorted(special), byte_level)
         self.fingerprint = _fingerprint(definition, self._pieces)
-        self._full = tokenizers.Tokenizer.from_str(json.dumps(definition.json))
-        self._full.no_truncation()
-        self._full.no_padding()
-        self.lowercase = self._full.normalizer is not None and self._full.normalizer.normalize_str("A") == "a"
         self._plain = _without_specials(definition, special)
+        self.lowercase = self._plain.normalizer is not None and self._plain.normalizer.normalize_str("A") == "a"
         self._borders = borders(definition.json)
         self._cache = ChunkCache(self._borders.split, self._encode_whole) if self._borders else None
         self._fast: Callable[[list[str]], Encoded] | None = None
         self.encoder = f"tokenizers {tokenizers.__version__}"
+
+    @functools.cached_property
+    def _full(self) -> tokenizers.Tokenizer:
+        """With special tokens: a build never needs it."""
+        return tokenizers.Tokenizer.from_str(json.dumps({**self._definition.json, "truncation": None, "padding": None}))
 
     def encode_faster(self, sample: Sequence[str] = ()) -> bool:
         """Encodes with a faster library from now on, if there is one for this kind that gives the same ids on `sample`
@@ -161,15 +163,14 @@ def _without_specials(definition: Definition, special: set[int]) -> tokenizers.T
     """The tokenizer to which special tokens are no words: their slots get names with a space in them, which no word
     has.
     """
-    content = copy.deepcopy(definition.json)
-    content["truncation"] = content["padding"] = None
+    content = {**definition.json, "truncation": None, "padding": None}
     if any(not token["special"] for token in content.get("added_tokens") or []):
         # Tokens that a user added to the text keep their meaning, and with it the whole list.
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         tokenizer.encode_special_tokens = True
         return tokenizer
+    model = content["model"] = dict(content["model"])
     content["added_tokens"], content["post_processor"] = [], None
-    model = content["model"]
     size = len(model["vocab"])
     if isinstance(model["vocab"], dict):
         model["vocab"] = {f" {piece}" if i in special else piece: i for piece, i in model["vocab"].items()}
