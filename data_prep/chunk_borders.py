@@ -77,7 +77,7 @@ def _white_space_that_stays(normalizer: dict[str, Any]) -> re.Pattern[str]:
     # Only a whole tokenizer can be read from JSON.
     empty = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
     found = tokenizers.Tokenizer.from_str(json.dumps({**empty, "normalizer": normalizer})).normalizer
-    stays = [char for char in WHITE_SPACE if char != " " and not found.normalize_str(f"a{char}a") == "a a"]
+    stays = [char for char in WHITE_SPACE if char != " " and found.normalize_str(f"a{char}a") != "a a"]
     return re.compile(f"[{''.join(stays)}]" if stays else "(?!)")
 
 
