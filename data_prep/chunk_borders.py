@@ -17,6 +17,9 @@ from data_prep.word_starts import SPACE
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df"
 _HAN_CHAR = re.compile(f"[{_HAN}]")
 _HAN_OR_CHUNK = re.compile(f"[{_HAN}]|[^ {_HAN}]+")
+# Some of the signs that BERT's splitter takes for words of their own.
+_PUNCTUATION = "!-/:-@\\[-`{-~‘’“”–—…«»"
+_PUNCTUATION_OR_WORD = re.compile(f"[{_PUNCTUATION}]|[^{_PUNCTUATION}]+")
 # Characters that join what follows to themselves, besides those of the categories below (Unicode's Prepend).
 _PREPEND = (0x0D4E, 0x111C2, 0x111C3, 0x113D1, 0x1193F, 0x11941, 0x11A3A, *range(0x11A84, 0x11A8A), 0x11D46, 0x11F02)
 _EXTEND = (0xFF9E, 0xFF9F, *range(0x1F3FB, 0x1F400))
@@ -27,9 +30,11 @@ _WHITE_THEN_TEXT = re.compile(f"[{WHITE_SPACE}]*[^{WHITE_SPACE}]+|[{WHITE_SPACE}
 
 @dataclass(frozen=True)
 class Borders:
-    """`split` cuts a text into chunks; it may be used on the texts for which `allowed` is true."""
+    """`splits` cut a text into chunks and these into smaller ones; they may be used on the texts for which `allowed` is
+    true.
+    """
 
-    split: Callable[[str], list[str]]
+    splits: tuple[Callable[[str], list[str]], ...]
     allowed: Callable[[str], bool]
 
 
@@ -41,18 +46,19 @@ def borders(definition: dict[str, Any]) -> Borders | None:
     model = definition["model"]["type"]
     if (normalizer.get("type"), pre.get("type"), model) == ("BertNormalizer", "BertPreTokenizer", "WordPiece"):
         # This normaliser goes by characters, and a sequence of marks that it reorders never goes across a space.
-        return Borders(_at_spaces_and_han if normalizer["handle_chinese_chars"] else _at_spaces, _always)
+        first = _at_spaces_and_han if normalizer["handle_chinese_chars"] else _at_spaces
+        return Borders((first, _PUNCTUATION_OR_WORD.findall), _always)
     steps = [step["type"] for step in normalizer.get("normalizers", [])]
     words = pre.get("type") == "Metaspace" and pre.get("split") and pre.get("prepend_scheme") == "always"
     if words and model in ("Unigram", "BPE") and steps in (["Precompiled", "Replace", "Strip"], ["Replace", "Strip"]):
         stripped = _white_space_that_stays(normalizer)
-        return Borders(_at_spaces, lambda text: _spaces_stand_alone(text) and not stripped.search(text))
+        return Borders((_at_spaces,), lambda text: _spaces_stand_alone(text) and not stripped.search(text))
     if not normalizer and model == "BPE" and pre.get("type") == "ByteLevel":
         # No token goes from text to white space, and a token that begins with white space does not look back.
         alone = pre.get("use_regex", True) and not pre.get("add_prefix_space", True)
-        return Borders(_WHITE_THEN_TEXT.findall, _always) if alone else None
+        return Borders((_WHITE_THEN_TEXT.findall,), _always) if alone else None
     if model == "WordLevel" and pre == CHARACTERS and normalizer.get("type", "Lowercase") == "Lowercase":
-        return Borders(list, _always)
+        return Borders((list,), _always)
     return None
 
 

@@ -62,7 +62,10 @@ class Tokenizer:
         self._plain = _without_specials(definition, special)
         self.lowercase = self._plain.normalizer is not None and self._plain.normalizer.normalize_str("A") == "a"
         self._borders = borders(definition.json)
-        self._cache = ChunkCache(self._borders.split, self._encode_whole) if self._borders else None
+        # A chunk that is new is cut once more and looked up in parts before the library is asked.
+        self._cached: Callable[[list[str]], Encoded] = self._encode_whole
+        for split in reversed(self._borders.splits if self._borders else ()):
+            self._cached = ChunkCache(split, self._cached)
         self._fast: Callable[[list[str]], Encoded] | None = None
         self.encoder = f"tokenizers {tokenizers.__version__}"
 
@@ -94,12 +97,10 @@ class Tokenizer:
         texts = list(texts)
         if self._fast:
             return self._fast(texts)
-        if self._cache is None or self._borders is None:
-            return self._encode_whole(texts)
-        allowed = list(map(self._borders.allowed, texts))
+        allowed = list(map(self._borders.allowed, texts)) if self._borders else []
         if all(allowed):
-            return self._cache(texts)
-        parts = [self._cache([t]) if ok else self._encode_whole([t]) for t, ok in zip(texts, allowed, strict=True)]
+            return self._cached(texts)
+        parts = [self._cached([t]) if ok else self._encode_whole([t]) for t, ok in zip(texts, allowed, strict=True)]
         return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
 
     def encode_with_specials(self, text: str) -> list[int]:
