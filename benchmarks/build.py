@@ -1,21 +1,24 @@
 """How long `bert-jax build` takes against the bare Hugging Face tokenizer on the same text.
 
-    python benchmarks/build.py [--input 'texts/*.txt'] [--tokenizer DIR]
+    python benchmarks/build.py [--input 'texts/*.txt'] [--tokenizer DIR] [--workers 1 2]
 
-Both sides use the same number of cores: the build with that many processes (reading, cleaning, splitting into
-sentences, tokenising, writing, merging, checksums), the library's encode_batch with that many threads on paragraphs
-that are in memory already. They run in turn, each in a process of its own, and the fastest of each is taken. A ratio
-below 1 says that the whole build is faster.
+The library encodes paragraphs that are in memory already (encode_batch, as many threads as the last of --workers). The
+build does everything: reading, cleaning, splitting into sentences, tokenising, writing, merging, checksums; with the
+tokenizers library alone, and with the fast encoder where it is installed (`pip install bert-jax[fast]`). All run in
+turn, each in a process of its own. Of each the fastest run counts; `ratio` is its time over the library's, `cpu_ratio`
+the same of CPU time, which other programs on the machine disturb less. Below 1 the whole build is faster.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,49 +27,63 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", nargs="+", default=["python-docs"], help="as for bert-jax build")
     parser.add_argument("--tokenizer", help="a tokenizer directory; by default WordPiece, 8k, trained on the input")
-    parser.add_argument("--workers", type=int, default=2, help="processes of the build, threads of the library")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes of the builds")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--side", choices=["build", "library"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["library", "tokenizers", "auto"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        seconds = {"build": build, "library": library}[arguments.side](arguments.folder, arguments.workers)
-        print(json.dumps(seconds))
+        (workers,) = arguments.workers
+        run = library if arguments.side == "library" else build
+        print(json.dumps(run(arguments.folder, arguments.side, workers)))
         return
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(compare(Path(folder), arguments), indent=1))
 
 
-def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, float | int | list[float]]:
-    """Seconds of both sides, MB of text a second, and the ratio."""
+def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds, MB of text a second (1e6 bytes of UTF-8) and ratios of all sides."""
     size = prepare(folder, arguments.input, arguments.tokenizer)
-    seconds: dict[str, list[float]] = {"build": [], "library": []}
+    threads = arguments.workers[-1]
+    runs = [("library", threads), *((side, n) for side in ("tokenizers", "auto") for n in arguments.workers)]
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {run: [] for run in runs}
     for _ in range(arguments.repeats):
-        for side, taken in seconds.items():
-            environment = os.environ | {"RAYON_NUM_THREADS": str(arguments.workers), "TOKENIZERS_PARALLELISM": "true"}
-            command = [
-                sys.executable,
-                __file__,
-                "--side",
-                side,
-                "--folder",
-                folder,
-                "--workers",
-                str(arguments.workers),
-            ]
-            done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-            taken.append(json.loads(done.stdout))
-            print(f"{side}: {taken[-1]:.2f} s", file=sys.stderr)
-    ours, theirs = min(seconds["build"]), min(seconds["library"])
-    return {
-        "megabytes": size / 1e6,
-        "cores": arguments.workers,
-        "build_seconds": seconds["build"],
-        "library_seconds": seconds["library"],
-        "build_megabytes_per_second": size / ours / 1e6,
-        "library_megabytes_per_second": size / theirs / 1e6,
-        "ratio": ours / theirs,
-    }
+        for side, workers in runs:
+            found[side, workers].append(in_process(folder, side, workers))
+            print(f"{side}, {workers}: {found[side, workers][-1]['seconds']:.2f} s", file=sys.stderr)
+    best = {run: {**taken[0], **fastest(taken)} for run, taken in found.items()}
+    theirs = best["library", threads]
+    builds = []
+    for (side, workers), ours in list(best.items())[1:]:
+        if side == "auto" and ours["encoder"].startswith("tokenizers"):
+            print("the fast encoder is not installed, or not taken for this tokenizer", file=sys.stderr)
+            continue
+        entry = {**ours, "workers": workers, "megabytes_per_second": size / ours["seconds"] / 1e6}
+        entry["megabytes_per_cpu_second"] = size / ours["cpu_seconds"] / 1e6
+        entry["ratio"] = ours["seconds"] / theirs["seconds"]
+        entry["cpu_ratio"] = ours["cpu_seconds"] / theirs["cpu_seconds"]
+        first = best[side, arguments.workers[0]]
+        entry["speed_up"] = first["seconds"] / ours["seconds"]
+        builds.append(entry)
+    rates = {"megabytes_per_second": size / theirs["seconds"] / 1e6, "threads": threads}
+    return {"megabytes": size / 1e6, "library": {**theirs, **rates}, "builds": builds}
+
+
+def fastest(taken: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: min(run[name] for run in taken) for name in ("seconds", "cpu_seconds")}
+
+
+def in_process(folder: Path, side: str, workers: int) -> dict[str, Any]:
+    """One run; `cpu_seconds` are those of its process and of all that it started."""
+    environment = os.environ | {"RAYON_NUM_THREADS": str(workers), "TOKENIZERS_PARALLELISM": "true"}
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--workers", str(workers)]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def prepare(folder: Path, inputs: list[str], tokenizer_dir: str | None) -> int:
@@ -90,27 +107,42 @@ def prepare(folder: Path, inputs: list[str], tokenizer_dir: str | None) -> int:
     return size
 
 
-def build(folder: Path, workers: int) -> float:
-    """Seconds of a whole build, worker processes started included."""
+def build(folder: Path, encoder: str, workers: int) -> dict[str, Any]:
+    """A whole build, worker processes started included; and how large the corpus is."""
     from data_prep.build import build_corpus
 
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        start = time.perf_counter()
-        build_corpus([str(folder / "text.jsonl")], folder / "tokenizer", Path(output) / "corpus", workers=workers)
-        return time.perf_counter() - start
+        path = Path(output) / "corpus"
+        start, used = time.perf_counter(), cpu_seconds()
+        manifest = build_corpus(
+            [str(folder / "text.jsonl")], folder / "tokenizer", path, workers=workers, encoder=encoder
+        )
+        seconds, used = time.perf_counter() - start, cpu_seconds() - used
+        report = json.loads(path.with_name("corpus.report.json").read_bytes())
+        stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        tokens = sum(entry["tokens"] for entry in manifest["splits"]["train"]["shards"])
+        tokens += sum(entry["tokens"] for entry in manifest["splits"]["validation"]["shards"])
+    return {
+        "encoder": report["encoder"],
+        "seconds": seconds,
+        "cpu_seconds": used,
+        "tokens": tokens,
+        "corpus_bytes_per_token": stored / tokens,
+    }
 
 
-def library(folder: Path, workers: int) -> float:
-    """Seconds of encode_batch alone; how many threads it has is set by RAYON_NUM_THREADS."""
+def library(folder: Path, _: str, threads: int) -> dict[str, Any]:
+    """encode_batch alone; how many threads it has is set by RAYON_NUM_THREADS."""
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
     with open(folder / "text.jsonl") as stream:
         paragraphs = [paragraph for line in stream for paragraph in json.loads(line)["text"].split("\n")]
-    start = time.perf_counter()
+    start, used = time.perf_counter(), cpu_seconds()
     for begin in range(0, len(paragraphs), 10_000):
         tokenizer.encode_batch(paragraphs[begin : begin + 10_000], add_special_tokens=False)
-    return time.perf_counter() - start
+    seconds, used = time.perf_counter() - start, cpu_seconds() - used
+    return {"encoder": f"tokenizers {tokenizers.__version__}", "seconds": seconds, "cpu_seconds": used}
 
 
 if __name__ == "__main__":

@@ -94,8 +94,13 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_inputs(vocab)
     vocab.add_argument("--output", required=True, help="directory to write")
-    vocab.add_argument("--kind", choices=("wordpiece", "unigram", "bpe"), default="wordpiece")
-    vocab.add_argument("--size", type=int, required=True, help="entries, specials included")
+    vocab.add_argument(
+        "--kind",
+        choices=("wordpiece", "unigram", "bpe", "char"),
+        default="wordpiece",
+        help="char, a token a character, is for proteins and DNA",
+    )
+    vocab.add_argument("--size", type=int, default=30522, help="entries, specials included; at most, of characters")
     vocab.add_argument("--lowercase", action="store_true", help="fold case and strip accents, as BERT uncased does")
     vocab.add_argument("--seed", type=int, default=0, help="of the sample of text, where there is more than is read")
 
@@ -123,6 +128,12 @@ def _build_parser() -> argparse.ArgumentParser:
         type=float,
         default=None,
         help="share of documents held out, 0 to 0.5; about 2 MB of the input unless given",
+    )
+    build.add_argument(
+        "--encoder",
+        choices=("auto", "tokenizers"),
+        default="auto",
+        help="auto: the fast one of the extra `fast`, where it gives the same ids as the tokenizers library",
     )
     build.add_argument("--keep-duplicates", action="store_true", help="keep documents that occur twice")
     build.add_argument(
@@ -304,6 +315,7 @@ def _build(options: argparse.Namespace) -> None:
         near_duplicates=options.near_duplicates,
         exclude=options.exclude,
         validation_share=options.validation_share,
+        encoder=options.encoder,
         **_reading(options),
     )
     # One line for scripts; of a part that leaves work to others the fingerprint is null.

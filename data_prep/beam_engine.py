@@ -5,6 +5,7 @@ unit that is tried twice is the same unit, and a pipeline that broke off leaves 
 Needs the package apache-beam, which nothing else imports.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def run_beam(
                 | "Units" >> apache_beam.Create(list(todo))
                 # Without it a runner may do all units where it has made them.
                 | "Spread" >> apache_beam.Reshuffle()
-                | "Build" >> apache_beam.ParDo(_BuildUnits(Job(job.settings, shared, job.units_dir), failures))
+                | "Build" >> apache_beam.ParDo(_BuildUnits(dataclasses.replace(job, tokenizer_dir=shared), failures))
             )
     except Exception as error:  # every runner has its own
         detail = (str(error) or type(error).__name__).strip().splitlines()[0]
@@ -59,6 +60,8 @@ class _BuildUnits(apache_beam.DoFn):
         """Loads the tokenizer, once a worker."""
         with local_folder(self._job.tokenizer_dir) as folder:
             self._tokenizer = load_tokenizer(folder)
+        if self._job.fast:
+            self._tokenizer.encode_faster()
 
     def process(self, item: tuple[int, Group]) -> Iterable[int]:
         """Does one group. A user's mistake is written down and not raised: trying it again would not cure it."""

@@ -4,6 +4,7 @@ The work happens beside the output and becomes visible at once when it is done (
 broken off goes on where it stopped when the same command runs again.
 """
 
+import dataclasses
 import functools
 import json
 import sys
@@ -42,6 +43,7 @@ def build_corpus(
     validation_share: float | None = None,
     on_error: str = "fail",
     keep_duplicates: bool = False,
+    encoder: str = "auto",
     near_duplicates: float | None = None,
     exclude: Sequence[str | Path] = (),
     **reading: str | Sequence[str],
@@ -62,6 +64,8 @@ def build_corpus(
         exclude: evaluation files; documents that hold passages of them are dropped (data_prep.leaks).
         reading: how the inputs are read, as `data_prep.inputs.parse_inputs` has it: language, normalize, text_field,
             id_field, documents.
+        encoder: "auto" takes a faster library than tokenizers where one is installed and gives the same ids on a list
+            of hostile strings and a sample of the input; "tokenizers" does without.
 
     The same input, tokenizer and settings give the same bytes, whatever the workers, parts and engine. A finished
     corpus of the same settings is left as it is. Raises InputError for whatever the user can put right, and
@@ -88,7 +92,7 @@ def build_corpus(
         )
         identity = _identity(found, tokenizer, settings)
         place = places.place(output, identity)
-        build = _Build(place, identity, tokenizer, folder, settings, found, run)
+        build = _Build(place, identity, tokenizer, folder, settings, found, run, encoder == "auto")
         try:
             manifest, done = build.run_part(job_part) if job_part else build.run_whole()
             if manifest is not None and done is not None:
@@ -110,9 +114,11 @@ class _Build:
         settings: shards.Settings,
         found: Sequence[sources.Source],
         run: engines.Runner,
+        try_fast: bool,
     ):
         self._place, self._identity, self._tokenizer, self._found = place, identity, tokenizer, found
         self._job, self._run_units = engines.Job(settings, tokenizer_dir, place.units_dir), run
+        self._try_fast = try_fast
         units = (unit for source in found for unit in sources.units(source, settings.unit_bytes))
         self._groups = list(enumerate(shards.group_units(units, settings.unit_bytes)))
 
@@ -167,6 +173,7 @@ class _Build:
             "input_bytes": size,
             "megabytes_per_second": size / seconds / 1e6,
             "workers": workers or engines.default_workers(),
+            "encoder": self._tokenizer.encoder,
             "units": len(self._groups),
             "units_done_in_this_run": done,
             "versions": {"python": sys.version.split()[0]}
@@ -202,7 +209,11 @@ class _Build:
     def _run(self, todo: list[tuple[int, engines.Group]]) -> int:
         size = sum(unit.size for _, group in todo for unit in group)
         if todo:
-            self._run_units(self._job, self._tokenizer, todo, engines.Progress(len(todo), size))
+            job = self._job
+            if self._try_fast:
+                sample = shards.sample_texts([group for _, group in todo])
+                job = dataclasses.replace(job, fast=self._tokenizer.encode_faster(sample))
+            self._run_units(job, self._tokenizer, todo, engines.Progress(len(todo), size))
         return len(todo)
 
     def _merge(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def clean(text: str) -> str:
     """
     if "\r" in text:
         text = _LINE_END.sub("\n", text)
-    if not text.isprintable():  # a cheap test that most paragraphs pass
+    if not text.replace("\n", "").isprintable():  # a cheap test that most texts pass
         text = _CONTROLS.sub("", _SEPARATORS.sub(" ", text))
         text = _SURROGATES.sub("\ufffd", text)
     if not text.isascii():

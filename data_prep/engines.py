@@ -46,6 +46,7 @@ class Job:
     settings: shards.Settings
     tokenizer_dir: Path | Folder
     units_dir: Path | Folder
+    fast: bool = False  # the faster encoder has been found to agree with the tokenizers library
 
 
 def default_workers() -> int:
@@ -73,12 +74,13 @@ def run_local(
     todo = sorted(todo, key=lambda item: -_size(item[1]))
     workers = min(workers, len(todo))
     try:
-        if workers <= 1:
-            for number, group in todo:
-                shards.build_unit(number, group, job.settings, tokenizer, job.units_dir)
-                progress.advance(_size(group))
-        else:
-            _run_pool(job, todo, workers, progress)
+        with _one_thread_a_process():
+            if workers <= 1:
+                for number, group in todo:
+                    shards.build_unit(number, group, job.settings, tokenizer, job.units_dir)
+                    progress.advance(_size(group))
+            else:
+                _run_pool(job, todo, workers, progress)
     except KeyboardInterrupt:
         progress.close()
         raise KeyboardInterrupt(f"stopped with {progress.state()}; run the same command again to go on") from None
@@ -110,6 +112,22 @@ def _run_pool(job: Job, todo: Sequence[tuple[int, Group]], workers: int, progres
 
 
 @contextlib.contextmanager
+def _one_thread_a_process() -> Iterator[None]:
+    """Keeps the tokenizers library from starting threads, here and in processes that are started inside: they are the
+    parallelism.
+    """
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
 def _children_ignore_interrupts() -> Iterator[None]:
     """Processes started inside ignore Ctrl-C, which a terminal sends to all of them: the parent decides."""
     if threading.current_thread() is not threading.main_thread():
@@ -129,9 +147,9 @@ _tokenizer: Tokenizer
 def _start_worker(job: Job) -> None:
     global _job, _tokenizer
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    # The processes are the parallelism.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _job, _tokenizer = job, load_tokenizer(str(job.tokenizer_dir))
+    if job.fast:
+        _tokenizer.encode_faster()
 
 
 def _die_with_parent() -> None:

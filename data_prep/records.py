@@ -38,11 +38,11 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-_SMALL = [_varint(value) for value in range(1 << 14)]
+_SMALL = [_varint(value) for value in range(1 << 10)]
 
 
 def _length(value: int) -> bytes:
-    return _SMALL[value] if value < 1 << 14 else _varint(value)
+    return _SMALL[value] if value < 1 << 10 else _varint(value)
 
 
 def _field(tag: bytes, content: bytes) -> bytes:

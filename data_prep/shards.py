@@ -7,6 +7,7 @@ for k = 0, 1, ... (mostly one), `SPLIT.token_counts.npy`, facts of its documents
 put there last, makes it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -37,6 +38,8 @@ from data_prep.tokenizer import Tokenizer
 UNIT_JSON = "unit.json"
 # Text that goes through the tokenizer in one call, in characters.
 _BATCH_CHARACTERS = 1 << 19
+# Where two encoders are compared before the build.
+_SAMPLED_GROUPS, _SAMPLED_CHARACTERS = 8, 1 << 14
 _SAMPLES = 20
 _SAMPLE_CHARACTERS = 300
 _HASHES = 1 << 64
@@ -280,6 +283,22 @@ def _batches(part: sources.Unit, on_error: str, dropped: Counter[str]) -> Iterat
         raise InputError(f"{part.path}: cannot be read ({error.strerror or error})") from None
     if batch:
         yield batch
+
+
+def sample_texts(groups: Sequence[Sequence[sources.Unit]]) -> list[str]:
+    """Paragraphs from the beginnings of a few groups all over the input, about 100,000 characters in all."""
+    texts: list[str] = []
+    for parts in groups[:: -(-len(groups) // _SAMPLED_GROUPS)]:
+        size = 0
+        # What cannot be read is left out here: the unit itself will say so.
+        with contextlib.suppress(OSError):
+            for item in sources.read(parts[0], "drop"):
+                if isinstance(item, sources.Document):
+                    texts += item.text[:_SAMPLED_CHARACTERS].split("\n")
+                    size += len(item.text)
+                    if size >= _SAMPLED_CHARACTERS:
+                        break
+    return texts
 
 
 def cut_sentences(lengths: np.ndarray, word_starts: np.ndarray, limit: int) -> tuple[np.ndarray, int]:

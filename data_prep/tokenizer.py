@@ -1,13 +1,13 @@
-"""One interface over WordPiece and SentencePiece: ids, word starts, special ids, decoding, and the files of the
-directory.
+"""One interface over WordPiece, SentencePiece, byte-level BPE and characters: ids, word starts, special ids, decoding,
+and the files of the directory.
 """
 
-import copy
+import functools
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,25 @@ import tokenizers
 from data_prep.chunk_borders import borders
 from data_prep.chunk_cache import ChunkCache, Encoded
 from data_prep.errors import InputError
-from data_prep.tokenizer_files import Definition, config_files, read_definition, vocabulary
+from data_prep.fast_encoder import agree, fast_encoder
+from data_prep.tokenizer_files import CHARACTERS, Definition, config_files, read_definition, vocabulary
 from data_prep.word_starts import word_start_table
 
-_KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe"}
-# Many chunks go to the library in one call: a call of its own for each would cost more than the encoding.
-_CHUNKS_A_CALL = 4096
+_KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe", "WordLevel": "char"}
 
 
 class Tokenizer:
     """A trained tokenizer; `load_tokenizer` makes one from a directory.
 
     Attributes:
-        kind: "wordpiece", "unigram" or "bpe".
+        kind: "wordpiece", "unigram", "bpe" (SentencePiece's or byte-level) or "char".
         vocab_size: ids are in [0, vocab_size).
         lowercase: the normaliser folds case.
         fingerprint: SHA-256 (hex) over what determines ids: pieces, scores, merges, normalisation, special tokens.
         pad_id, unk_id, cls_id, sep_id, mask_id: ids of the five special tokens.
         special_ids: int32, sorted: those five, and any other id that stands for no text of its own.
         word_start_table: bool [vocab_size], True where a piece begins a word wherever it stands.
+        encoder: name and version of the library that encodes; the ids are the same whichever it is.
     """
 
     def __init__(self, definition: Definition):
@@ -59,14 +59,29 @@ class Tokenizer:
         byte_level = "ByteLevel" in json.dumps([definition.json["pre_tokenizer"], definition.json["decoder"]])
         self.word_start_table = word_start_table(self._pieces, self.kind, sorted(special), byte_level)
         self.fingerprint = _fingerprint(definition, self._pieces)
-        self._full = tokenizers.Tokenizer.from_str(json.dumps(definition.json))
-        self._full.no_truncation()
-        self._full.no_padding()
-        self.lowercase = self._full.normalizer is not None and self._full.normalizer.normalize_str("A") == "a"
         self._plain = _without_specials(definition, special)
-        # Unigram fuses unknown characters across spaces now and then, so its texts are always encoded whole.
-        self._borders = None if self.kind == "unigram" else borders(definition.json)
-        self._cache = ChunkCache(self._borders.split, self._encode_chunks) if self._borders else None
+        self.lowercase = self._plain.normalizer is not None and self._plain.normalizer.normalize_str("A") == "a"
+        self._borders = borders(definition.json)
+        # A chunk that is new is cut once more and looked up in parts before the library is asked.
+        self._cached: Callable[[list[str]], Encoded] = self._encode_whole
+        for split in reversed(self._borders.splits if self._borders else ()):
+            self._cached = ChunkCache(split, self._cached)
+        self._fast: Callable[[list[str]], Encoded] | None = None
+        self.encoder = f"tokenizers {tokenizers.__version__}"
+
+    @functools.cached_property
+    def _full(self) -> tokenizers.Tokenizer:
+        """With special tokens: a build never needs it."""
+        return tokenizers.Tokenizer.from_str(json.dumps({**self._definition.json, "truncation": None, "padding": None}))
+
+    def encode_faster(self, sample: Sequence[str] = ()) -> bool:
+        """Encodes with a faster library from now on, if there is one for this kind that gives the same ids on `sample`
+        and on a list of hostile strings; whether there is.
+        """
+        found = fast_encoder(self._plain.to_str())
+        if found and agree(found[1], self._encode_whole, sample):
+            self.encoder, self._fast = found
+        return self._fast is not None
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without [CLS] and [SEP]. A literal "[MASK]" in it is text like any other."""
@@ -80,12 +95,12 @@ class Tokenizer:
         are fastest.
         """
         texts = list(texts)
-        if self._cache is None or self._borders is None:
-            return self._encode_whole(texts)
-        allowed = list(map(self._borders.allowed, texts))
+        if self._fast:
+            return self._fast(texts)
+        allowed = list(map(self._borders.allowed, texts)) if self._borders else []
         if all(allowed):
-            return self._cache(texts)
-        parts = [self._cache([t]) if ok else self._encode_whole([t]) for t, ok in zip(texts, allowed, strict=True)]
+            return self._cached(texts)
+        parts = [self._cached([t]) if ok else self._encode_whole([t]) for t, ok in zip(texts, allowed, strict=True)]
         return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
 
     def encode_with_specials(self, text: str) -> list[int]:
@@ -124,19 +139,6 @@ class Tokenizer:
         lengths = np.fromiter(map(len, rows), np.int32, len(rows))
         return np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
 
-    def _encode_chunks(self, chunks: list[str]) -> Encoded:
-        """Chunks joined by spaces, encoded in one go and told apart by where each token ends in the text."""
-        joined = [range(i, min(i + _CHUNKS_A_CALL, len(chunks))) for i in range(0, len(chunks), _CHUNKS_A_CALL)]
-        texts = [" ".join(chunks[i] for i in group) for group in joined]
-        ids, lengths = [], []
-        for group, encoding in zip(joined, self._plain.encode_batch(texts, add_special_tokens=False), strict=True):
-            sizes = np.fromiter((len(chunks[i]) for i in group), np.int64, len(group))
-            ends = np.fromiter((end for _, end in encoding.offsets), np.int64, len(encoding))
-            owner = np.searchsorted(np.cumsum(sizes + 1) - 1, ends)
-            ids.append(np.array(encoding.ids, np.int32))
-            lengths.append(np.bincount(owner, minlength=len(group)).astype(np.int32))
-        return np.concatenate(ids), np.concatenate(lengths)
-
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer of a directory that `vocab` or transformers wrote, or that holds a vocab.txt or a SentencePiece
@@ -149,6 +151,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     model = definition.json.get("model") or {}
     if model.get("type") not in _KINDS:
         raise InputError(f"{directory}: tokenizer of type {model.get('type')}; known are {', '.join(_KINDS.values())}")
+    if model["type"] == "WordLevel" and definition.json.get("pre_tokenizer") != CHARACTERS:
+        raise InputError(f"{directory}: a vocabulary of whole words; only one of characters is supported")
     if model.get("end_of_word_suffix"):
         raise InputError(
             f"{directory}: pieces marked at the end of words do not tell where words start; train another one"
@@ -160,15 +164,14 @@ def _without_specials(definition: Definition, special: set[int]) -> tokenizers.T
     """The tokenizer to which special tokens are no words: their slots get names with a space in them, which no word
     has.
     """
-    content = copy.deepcopy(definition.json)
-    content["truncation"] = content["padding"] = None
+    content = {**definition.json, "truncation": None, "padding": None}
     if any(not token["special"] for token in content.get("added_tokens") or []):
         # Tokens that a user added to the text keep their meaning, and with it the whole list.
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         tokenizer.encode_special_tokens = True
         return tokenizer
+    model = content["model"] = dict(content["model"])
     content["added_tokens"], content["post_processor"] = [], None
-    model = content["model"]
     size = len(model["vocab"])
     if isinstance(model["vocab"], dict):
         model["vocab"] = {f" {piece}" if i in special else piece: i for piece, i in model["vocab"].items()}
@@ -194,7 +197,7 @@ def _fingerprint(definition: Definition, pieces: list[str]) -> str:
         what["word"] = [model.get("max_input_chars_per_word", 100), model.get("continuing_subword_prefix", "##")]
     elif model["type"] == "Unigram":
         what["scores"] = [score for _, score in model["vocab"]]
-    else:
+    elif model["type"] == "BPE":
         what["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     what["byte_fallback"] = bool(model.get("byte_fallback"))
     if normalizer.get("type") == "BertNormalizer":

@@ -4,6 +4,7 @@ Known are a directory with `tokenizer.json`, with a SentencePiece model, or with
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ _ALIASES = {
     "sep": ("</s>", "<sep>"),
     "mask": ("<mask>",),
 }
+# How a tokenizer.json says that every character is a token of its own, white space too.
+CHARACTERS: dict[str, Any] = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
 VOCAB_FILE = "vocab.txt"
 MODEL_FILE = "sentencepiece.model"
 
@@ -150,6 +153,24 @@ def from_sentencepiece(
     return _finish(tokenizer, specials, (MODEL_FILE, raw), config or {}, control)
 
 
+def from_characters(characters: Sequence[str], lowercase: bool) -> Definition:
+    """A vocabulary of single characters, the five special tokens first. A text has as many tokens as characters."""
+    pieces = [*SPECIAL_TOKENS.values(), *characters]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=SPECIAL_TOKENS["unk"]))
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    pattern = tokenizers.Regex(CHARACTERS["pattern"]["Regex"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return _finish(tokenizer, SPECIAL_TOKENS, None, {})
+
+
+def from_byte_level(trained: tokenizers.Tokenizer) -> Definition:
+    """A byte-level BPE, whose vocabulary holds the five special tokens: any text comes back from its ids as it was."""
+    return _finish(trained, SPECIAL_TOKENS, None, {})
+
+
 def vocabulary(definition: dict[str, Any]) -> list[tuple[str, int]]:
     """(piece, id) of the model's vocabulary and of the added tokens that are not in it, ordered by id."""
     vocab = definition["model"]["vocab"]
@@ -181,7 +202,7 @@ def config_files(definition: Definition, kind: str, lowercase: bool) -> dict[str
 def _finish(
     tokenizer: tokenizers.Tokenizer,
     specials: dict[str, str],
-    model_file: tuple[str, bytes],
+    model_file: tuple[str, bytes] | None,
     config: dict[str, Any],
     control: list[str] | None = None,
 ) -> Definition:

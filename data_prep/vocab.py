@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from data_prep import sources
 from data_prep.documents import Document
@@ -26,9 +26,15 @@ from data_prep.errors import InputError
 from data_prep.inputs import Reading, parse_inputs
 from data_prep.segment import sentences
 from data_prep.tokenizer import Tokenizer, load_tokenizer
-from data_prep.tokenizer_files import SPECIAL_TOKENS, from_sentencepiece, from_vocab_txt
+from data_prep.tokenizer_files import (
+    SPECIAL_TOKENS,
+    from_byte_level,
+    from_characters,
+    from_sentencepiece,
+    from_vocab_txt,
+)
 
-KINDS = ("wordpiece", "unigram", "bpe")
+KINDS = ("wordpiece", "unigram", "bpe", "char")
 SETTINGS_FILE = "vocab_settings.json"
 # Characters rarer than this share of all, together, get no piece: they are one-off symbols, and would fill the
 # vocabulary.
@@ -56,10 +62,14 @@ def train_vocab(
 
     Args:
         inputs: each `[NAME=]WHAT`.
+        kind: "char" gives every character a token of its own, for proteins and DNA.
         size: pieces asked for, special tokens included; a text that has fewer gets fewer, with a warning on stderr.
+            Of characters it is the most that are kept, the frequent ones.
         max_sample_bytes: text beyond this many UTF-8 bytes is left out, by a choice that depends on `seed`; bounds
             the memory.
         reading: how the inputs are read, as `data_prep.inputs.parse_inputs` has it. SentencePiece trains on sentences.
+            Where an input has `normalize` "none", as code has, the tokenizer gives back every text as it was, white
+            space included: of kind "bpe", which is byte-level then, or "char".
 
     Returns `vocab_size` (the real one), `documents` and `sample_bytes` trained on, and `existing`: True when the
     directory was there already, made with the same settings.
@@ -67,8 +77,9 @@ def train_vocab(
     Raises InputError for bad inputs or settings, an output of other settings, and a size that the text cannot support.
     """
     output = Path(output)
-    _check(kind, size, max_sample_bytes)
     named = parse_inputs(inputs, **reading)
+    lossless = any(entry.reading.normalize == "none" for entry in named)
+    _check(kind, size, max_sample_bytes, lowercase, lossless)
     found = sources.expand(named)
     settings = {
         "inputs": [[source.input, source.kind, source.name, source.size] for source in found],
@@ -88,12 +99,15 @@ def train_vocab(
     if not texts:
         raise InputError(f"{', '.join(inputs)}: no text in it; a vocabulary needs some")
     _say(f"training {kind} on {counts['sample_bytes'] / 1e6:.1f} MB of {counts['documents']} documents")
-    tokenizer = (
-        _wordpiece(texts, size, lowercase)
-        if kind == "wordpiece"
-        else _sentencepiece(texts, readings, kind, size, lowercase, seed)
-    )
-    if tokenizer.vocab_size < size:
+    if kind == "char":
+        tokenizer = _characters(texts if lossless else _paragraphs(texts), size, lowercase)
+    elif kind == "wordpiece":
+        tokenizer = _wordpiece(texts, size, lowercase)
+    elif lossless:
+        tokenizer = _byte_level(texts, size)
+    else:
+        tokenizer = _sentencepiece(texts, readings, kind, size, lowercase, seed)
+    if tokenizer.vocab_size < size and kind != "char":
         _say(
             f"warning: the text has pieces for {tokenizer.vocab_size} only, not {size}; "
             "give more text or a smaller --size"
@@ -103,9 +117,15 @@ def train_vocab(
     return {**summary, "existing": False}
 
 
-def _check(kind: str, size: int, max_sample_bytes: int) -> None:
+def _check(kind: str, size: int, max_sample_bytes: int, lowercase: bool, lossless: bool) -> None:
     if kind not in KINDS:
         raise InputError(f"--kind is {kind!r}; it must be one of {', '.join(KINDS)}")
+    if lossless and kind not in ("bpe", "char"):
+        raise InputError(
+            f"--normalize none keeps white space, which --kind {kind} cannot; use --kind bpe (byte-level) or char"
+        )
+    if lossless and lowercase:
+        raise InputError("--normalize none keeps the text as it is, and --lowercase changes it; leave one of them out")
     if size <= len(SPECIAL_TOKENS):
         raise InputError(
             f"--size is {size}; the {len(SPECIAL_TOKENS)} special tokens alone need as many, use e.g. 8000"
@@ -212,6 +232,39 @@ def _wordpiece(texts: list[str], size: int, lowercase: bool) -> Tokenizer:
     vocab = tokenizer.get_vocab(with_added_tokens=False)
     raw = "".join(f"{piece}\n" for piece in sorted(vocab, key=lambda piece: vocab[piece])).encode()
     return Tokenizer(from_vocab_txt(raw, Path("vocab"), config={"do_lower_case": lowercase}))
+
+
+def _characters(texts: Iterable[str], size: int, lowercase: bool) -> Tokenizer:
+    """The most frequent characters, in Unicode's order."""
+    fold = normalizers.Lowercase().normalize_str if lowercase else str
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    folded: Counter[str] = Counter()
+    for character, count in counts.items():
+        for part in fold(character):
+            folded[part] += count
+    kept = sorted(folded, key=lambda character: (-folded[character], character))[: size - len(SPECIAL_TOKENS)]
+    return Tokenizer(from_characters(sorted(kept), lowercase))
+
+
+def _byte_level(texts: list[str], size: int) -> Tokenizer:
+    """BPE over bytes: a piece for every byte, so that no text has an unknown token, and then merges."""
+    smallest = len(SPECIAL_TOKENS) + 256
+    if size < smallest:
+        raise InputError(f"--size is {size}; the 256 bytes and the special tokens alone take {smallest}, use e.g. 8000")
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=[*SPECIAL_TOKENS.values()],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(iter(texts), trainer)
+    return Tokenizer(from_byte_level(tokenizer))
 
 
 def _alphabet(tokenizer: tokenizers.Tokenizer, texts: list[str]) -> list[str]:

@@ -50,9 +50,11 @@ def word_start_table(pieces: Sequence[str], kind: str, special: Sequence[int], b
     """bool [vocab_size]: the piece begins a word in any place it can stand.
 
     True for pieces that carry their kind's sign of a new word (WordPiece: no "##"; SentencePiece: a leading "▁";
-    byte-level BPE: a leading space), for those that begin with punctuation or in a script without spaces, and for
-    special tokens.
+    byte-level BPE: a leading space), for those that begin with punctuation or in a script without spaces, for special
+    tokens, and for all of a vocabulary of characters, where every one is a word.
     """
+    if kind == "char":
+        return np.ones(len(pieces), bool)
     table = np.zeros(len(pieces), bool)
     for i, piece in enumerate(pieces):
         if kind == "wordpiece":

@@ -87,7 +87,9 @@ def test_parts():
     ("workers", "everybody", "units_done"), [(1, False, 3), (2, False, 3), (2, True, 3), (2, True, 0)]
 )
 def test_interrupted(tmp_path, tokenizer, workers, everybody, units_done):
-    source = write_jsonl(tmp_path / "in.jsonl", many_texts(150))
+    # Enough work to be interrupted in.
+    count = 1000 if units_done else 150
+    source = write_jsonl(tmp_path / "in.jsonl", many_texts(count))
     script = start_script(tmp_path / "run.py", SCRIPT, tokenizer, tmp_path / "out", workers, "", source)
     units = tmp_path / "out.partial" / "work" / "units"
     end = time.monotonic() + 30
@@ -106,7 +108,7 @@ def test_interrupted(tmp_path, tokenizer, workers, everybody, units_done):
         assert time.monotonic() < end
         time.sleep(0.01)
     assert not (tmp_path / "out").exists() and len(list(units.glob("[0-9]*/unit.json"))) >= units_done
-    assert build_corpus([str(source)], tokenizer, tmp_path / "new", workers=1)["audit"]["documents_in"] == 150
+    assert build_corpus([str(source)], tokenizer, tmp_path / "new", workers=1)["audit"]["documents_in"] == count
 
 
 def test_dead_worker(tmp_path, tokenizer):

@@ -204,6 +204,7 @@ def test_spaces_that_are_part_of_a_cluster_are_no_borders(loaded, kind):
         "a 🏽",
         "a▁b",
         "\U000e0061",
+        "a \x85",  # stripped at the end of a text, and nowhere else
     ]
     assert not any(map(allowed, joined))
     content["added_tokens"].append({**content["added_tokens"][0], "content": "a b", "special": False})

@@ -38,19 +38,24 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_same_bytes_in_every_process(text, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "normalize"), [*((kind, "nfc") for kind in KINDS), ("bpe", "none"), ("char", "nfc")])
+def test_same_bytes_in_every_process(text, tmp_path, kind, normalize):
     code = (
-        "import sys; from data_prep.vocab import train_vocab; train_vocab([sys.argv[1]], sys.argv[2], sys.argv[3], 300)"
+        "import sys; from data_prep.vocab import train_vocab;"
+        "train_vocab([sys.argv[1]], sys.argv[2], sys.argv[3], 300, normalize=sys.argv[4])"
     )
     found = []
     for run in range(3):
         output = tmp_path / str(run)
         environment = {**os.environ, "PYTHONHASHSEED": str(run), "RAYON_NUM_THREADS": str(1 + run)}
-        subprocess.run([sys.executable, "-c", code, text, output, kind], env=environment, check=True, timeout=120)
+        subprocess.run(
+            [sys.executable, "-c", code, text, output, kind, normalize], env=environment, check=True, timeout=120
+        )
         found.append(contents(output))
     assert found[0] == found[1] == found[2]
-    assert load_tokenizer(tmp_path / "0").vocab_size == 300
+    assert load_tokenizer(tmp_path / "0").vocab_size == (
+        300 if kind != "char" else 5 + len(set(text.read_text()) - {"\n"})
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,6 +140,15 @@ def test_fewer_pieces_than_the_text_has_characters(text, tmp_path, kind):
 def test_bad_settings_and_inputs(text, tmp_path):
     with pytest.raises(InputError, match="--kind is 'word'"):
         train_vocab([str(text)], tmp_path / "v", "word", 500)
+    for kind in ("wordpiece", "unigram"):
+        with pytest.raises(InputError, match=f"keeps white space, which --kind {kind} cannot"):
+            train_vocab([str(text)], tmp_path / "v", kind, 500, normalize="none")
+    with pytest.raises(InputError, match="--normalize is 'nfkc'"):
+        train_vocab([str(text)], tmp_path / "v", "bpe", 500, normalize="nfkc")
+    with pytest.raises(InputError, match="leave one of them out"):
+        train_vocab([str(text)], tmp_path / "v", "bpe", 500, normalize="none", lowercase=True)
+    with pytest.raises(InputError, match="alone take 261"):
+        train_vocab([str(text)], tmp_path / "v", "bpe", 260, normalize="none")
     with pytest.raises(InputError, match="--size is 5;"):
         train_vocab([str(text)], tmp_path / "v", "bpe", 5)
     with pytest.raises(InputError, match="no such file"):

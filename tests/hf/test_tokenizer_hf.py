@@ -1,12 +1,53 @@
 """What `vocab` writes is a tokenizer to transformers: the same ids, pairs, masks and special tokens."""
 
+import inspect
 import json
+from pathlib import Path
 
 import pytest
 import transformers
+from small_corpora import write_jsonl
 
+from data_prep.fast_encoder import hostile_strings
 from data_prep.tokenizer import load_tokenizer
 from data_prep.vocab import train_vocab
+
+LANGUAGES = {
+    "en": [
+        "The harbour had been closed since the autumn storms, and nobody in the town expected it to open before May. "
+        "“You'll see,” said the pilot's daughter, counting the boats (there were twenty-seven), “they won't rot.”",
+        "By 1911 the company owned 3,400 acres on both sides of the river; its shares, worth £12 10s. in the spring, "
+        "fell to less than half of that. Mr. O'Brien, who'd sold early, bought the mill-house and kept bees.",
+    ],
+    "de": [
+        "Während draußen der Regen gegen die Scheiben schlug, saß die alte Müllerin über ihren Büchern und rechnete: "
+        "für 1.250 Säcke Mehl waren 3,5 % Zinsen fällig. »Das geht nicht auf«, murmelte sie, »das geht niemals auf.«",
+        "Die Größe des Bundesverfassungsgerichtsgebäudes überraschte ihn; er hätte – nach allem, was man so hört – "
+        "etwas Älteres, Ehrwürdigeres erwartet. Aber was heißt schon „ehrwürdig“?",
+    ],
+    "fr": [
+        "À l’époque où l’on construisait encore des péniches, le père Lefèvre, qu’on disait avare, prêtait son hangar "
+        "aux bateliers : c’était un cœur d’or ! « Où êtes-vous allés ? » demandait-il chaque soir.",
+        "L'œuvre, inachevée, fut vendue 4 500 francs ; l'acheteur — un Belge naïf, paraît-il — n'en connaissait même "
+        "pas le titre. Ça ne l'empêcha guère d'être très fier.",
+    ],
+    "zh": [
+        "清晨的雾还没有散去，码头上已经站满了人。老船长看了看手表，说：“再等十分钟，潮水就上来了。”"
+        "孩子们不相信，却都安静地坐在石阶上。",
+        "這座橋建於1932年，全長約1.2公里，是當時東亞最長的鐵路橋之一；戰後經過三次大規模的修繕（最近一次在2008年），"
+        "如今仍在使用。",
+    ],
+    "ru": [
+        "Поезд опаздывал уже на два часа, и пассажиры, ворча, разошлись по станции: кто пил чай, кто читал вчерашнюю "
+        "газету. «Ещё не скоро», — сказал дежурный и ушёл к себе.",
+        "В 1897 году население уезда составляло 146 тыс. человек; грамотных среди них было не более четверти. Объём "
+        "торговли, впрочем, рос: хлеб, лён, мёд…",
+    ],
+    "ar": [
+        "كانت السوق مزدحمة منذ الفجر، والباعة ينادون بأعلى أصواتهم: «تفاحٌ طازج!» لكنّ الرجل العجوز لم يشترِ شيئًا.",
+        "بُنيت القلعة عام ١٢٣٠، ثم رُمّمت مرّتين؛ وهي اليوم متحف يزوره نحو 40 ألف شخص سنويًّا.",
+    ],
+}
 
 TEXTS = [
     "Computes the gradient's norm, then clips it.",
@@ -63,3 +104,58 @@ def test_what_transformers_saves_loads_here(text, tmp_path, kind):
     again = load_tokenizer(tmp_path / "theirs")
     assert again.encode_batch(TEXTS) == ours.encode_batch(TEXTS)
     assert (again.kind, again.mask_id, again.lowercase) == (kind, ours.mask_id, True)
+
+
+@pytest.fixture(scope="module")
+def languages(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("languages") / "a.jsonl"
+    return write_jsonl(path, [paragraph for texts in LANGUAGES.values() for paragraph in texts] * 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("wordpiece", {"lowercase": True}),
+        ("wordpiece", {}),
+        ("unigram", {}),
+        ("bpe", {}),
+        ("bpe", {"normalize": "none"}),
+        ("char", {}),
+        ("char", {"lowercase": True}),
+    ],
+)
+def test_equal_ids_on_real_text_in_six_languages_and_on_hostile_strings(languages, tmp_path, kind, options):
+    train_vocab([str(languages)], tmp_path / "v", kind, 1200, **options)
+    ours = load_tokenizer(tmp_path / "v")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "v")
+    for texts in LANGUAGES.values():
+        expected = theirs(texts, add_special_tokens=False)["input_ids"]
+        assert ours.encode_batch(texts) == expected and ours.unk_id not in {i for ids in expected for i in ids}
+        assert [*map(ours.decode, expected)] == theirs.batch_decode(expected)
+        assert expected == [ours.encode_with_specials(text) for text in texts]
+    # A text that spells a special token means it in transformers, and never in a corpus.
+    texts = [text for text in hostile_strings() if not any(f"[{name}]" in text for name in ("MASK", "CLS", "UNK"))]
+    assert ours.encode_batch(texts) == theirs(texts, add_special_tokens=False)["input_ids"]
+    if ours.encode_faster():
+        assert ours.encode_batch(texts) == theirs(texts, add_special_tokens=False)["input_ids"]
+
+
+def test_a_protein_of_5000_residues(tmp_path):
+    protein = "".join("ACDEFGHIKLMNPQRSTVWY"[(i * i + 3 * i) % 20] for i in range(5000))
+    source = write_jsonl(tmp_path / "p.jsonl", [protein[:200], "ACDEFGHIKLMNPQRSTVWY"])
+    train_vocab([str(source)], tmp_path / "v", "char", 64)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "v")
+    ids = theirs(protein, add_special_tokens=False)["input_ids"]
+    assert len(ids) == 5000 and theirs.unk_token_id not in ids and theirs.decode(ids) == protein
+    assert load_tokenizer(tmp_path / "v").encode_batch([protein]) == [ids]
+    assert theirs("AC", "DE")["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_code_comes_back_from_transformers(tmp_path):
+    code = inspect.getsource(json.decoder)
+    source = write_jsonl(tmp_path / "c.jsonl", [code])
+    train_vocab([str(source)], tmp_path / "v", "bpe", 500, normalize="none")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "v")
+    for text in (code, "\tif x:\r\n\t\treturn  'a'   \n\n", "  ", "x" * 500):
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert theirs.decode(ids) == text and load_tokenizer(tmp_path / "v").encode_batch([text]) == [ids]
