@@ -25,7 +25,7 @@ import numpy as np
 
 from data_prep import record_layout
 from data_prep.errors import InputError
-from data_prep.index import open_columns
+from data_prep.index import open_columns, read_entries, read_places
 from data_prep.records import last_tokens, token_dtype
 from data_prep.staging import Stage
 from data_prep.storage import Folder, is_url
@@ -34,9 +34,8 @@ FORMAT_VERSION = 1
 DATASET_NAME = "bert_corpus"
 SPLITS = ("train", "validation")
 MANIFEST = "manifest.json"
-# Either costs a file descriptor, of which a process often has 1024.
-_OPEN_SHARDS = 128
-_OPEN_INDICES = 512
+# Readers of older corpora, whose index does not say where records lie, cost a file descriptor each.
+_OPEN_SHARDS = 256
 # One call for many records is faster a record, but costs time in proportion to the file.
 _BATCHED_READ = 64
 
@@ -167,7 +166,6 @@ class Split:
         self._borders = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
         self.num_records = int(self._borders[-1])
         self._kept: np.ndarray | None = None
-        self._columns = _Cache(self._open_index, _OPEN_INDICES)
         self._readers = _Cache(self._open_shard, _OPEN_SHARDS)
 
     def __reduce__(self) -> tuple[type["Split"], tuple[Path, dict[str, Any], str, Stage | None]]:
@@ -180,7 +178,7 @@ class Split:
 
     def columns(self, shard: int) -> dict[str, np.ndarray]:
         """The memory-mapped index columns of one shard (data_prep.index)."""
-        return self._columns(shard)
+        return open_columns(self._index_path(shard))
 
     def kept_records(self, positions: np.ndarray) -> np.ndarray:
         """Record numbers, int64 [n], at `positions`, int64 [n] in [0, num_kept), of the array of kept records."""
@@ -192,52 +190,43 @@ class Split:
     def index(self, records: np.ndarray) -> RecordIndex:
         """What the index knows of `records`, int64 [n], in that order; the shards are not touched."""
         records = np.asarray(records, np.int64)
-        count = len(records)
-        document, first = np.empty(count, np.int64), np.empty(count, bool)
-        # Where the sentences and tokens of each record begin and end in its shard's columns.
-        sentences, tokens = np.empty((count, 2), np.int64), np.empty((count, 2), np.int64)
-        # Copied while the shard is at hand: a block of a large corpus takes from more shards than can be open.
-        found = []
+        entries: list[Any] = [None] * len(records)
         for shard, places, local in self._by_shard(records):
-            columns = self._columns(shard)
-            document[places] = columns["document"][local]
-            first[places] = columns["first"][local] != 0
-            for spans, offsets in ((sentences, columns["sentence_offsets"]), (tokens, columns["token_offsets"])):
-                spans[places, 0], spans[places, 1] = offsets[local], offsets[local + 1]
-            begin, size = sentences[places, 0], sentences[places, 1] - sentences[places, 0]
-            bits = columns["word_starts"]
-            packed = [bits[start >> 3 : (end + 7) >> 3].tobytes() for start, end in tokens[places].tolist()]
-            found.append((places, size, columns["sentence_lengths"][ranges(begin, size)], packed))
-        sentence_offsets, token_offsets = _offsets(sentences), _offsets(tokens)
-        lengths = np.empty(sentence_offsets[-1], np.int32)
-        starts = np.empty(token_offsets[-1], bool)
-        for places, size, its_lengths, packed in found:
-            lengths[ranges(sentence_offsets[places], size)] = its_lengths
-            for place, raw in zip(places.tolist(), packed, strict=True):
-                start, end = tokens[place].tolist()
-                to = int(token_offsets[place])
-                unpacked = np.unpackbits(np.frombuffer(raw, np.uint8))[start & 7 :][: end - start]
-                starts[to : to + end - start] = unpacked.view(bool)
-        return RecordIndex(document, first, lengths, sentence_offsets, starts, token_offsets)
+            for place, entry in zip(
+                places.tolist(), read_entries(self._index_path(shard), local.tolist()), strict=True
+            ):
+                entries[place] = entry
+        lengths = np.frombuffer(b"".join([entry.sentence_lengths for entry in entries]), "<u2").astype(np.int32)
+        sentences = np.array([len(entry.sentence_lengths) // 2 for entry in entries], np.int64)
+        tokens = np.array([entry.tokens for entry in entries], np.int64)
+        # Of each record's bits, laid one after the other in whole bytes, those that are its own.
+        bits = np.unpackbits(np.frombuffer(b"".join([entry.word_starts for entry in entries]), np.uint8))
+        begins = 8 * _offsets(np.array([len(entry.word_starts) for entry in entries], np.int64))[:-1]
+        own = ranges(begins + np.array([entry.before for entry in entries], np.int64), tokens)
+        return RecordIndex(
+            np.array([entry.document for entry in entries], np.int64),
+            np.array([entry.first for entry in entries], bool),
+            lengths,
+            _offsets(sentences),
+            bits[own].view(bool),
+            _offsets(tokens),
+        )
 
     def read(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of `records`, int64 [n], laid one after the other: ids int32 [total] and offsets int64 [n+1]."""
         records = np.asarray(records, np.int64)
-        spans = np.zeros((len(records), 2), np.int64)
+        sizes = np.zeros(len(records), np.int64)
         parts: list[np.ndarray] = [np.empty(0, self._token_dtype)] * len(records)
         groups = self._by_shard(records)
         wanted = []
         for shard, places, local in groups:
-            columns = self._columns(shard)
-            offsets = columns["token_offsets"]
-            spans[places, 1] = offsets[local + 1] - offsets[local]
-            ends = columns["record_ends"][local] if "record_ends" in columns else None
-            wanted.append((shard, local, ends, spans[places, 1] * self._token_dtype.itemsize))
+            sizes[places], ends = read_places(self._index_path(shard), local.tolist())
+            wanted.append((shard, local, ends, sizes[places] * self._token_dtype.itemsize))
         for (_, places, _), found in zip(groups, self._ends(wanted), strict=True):
             for place, raw in zip(places.tolist(), found, strict=True):
-                parts[place] = last_tokens(raw, int(spans[place, 1]), self._token_dtype)
+                parts[place] = last_tokens(raw, int(sizes[place]), self._token_dtype)
         flat = np.concatenate(parts) if parts else np.empty(0, self._token_dtype)
-        return flat.astype(np.int32), _offsets(spans)
+        return flat.astype(np.int32), _offsets(sizes)
 
     def raw_records(self, shard: int) -> list[bytes]:
         """All records of one shard as they are stored (data_prep.records.decode)."""
@@ -283,8 +272,8 @@ class Split:
             for shard, places in zip(found.tolist(), np.split(order, starts[1:]), strict=True)
         ]
 
-    def _open_index(self, shard: int) -> dict[str, np.ndarray]:
-        return open_columns(self._path / index_name(self._name, shard, self.num_shards))
+    def _index_path(self, shard: int) -> Path:
+        return self._path / index_name(self._name, shard, self.num_shards)
 
     def _open_shard(self, shard: int) -> Any:
         name = shard_name(self._name, shard, self.num_shards)
@@ -378,10 +367,10 @@ def _load_array(file: Path, size: int) -> np.ndarray:
     return array
 
 
-def _offsets(spans: np.ndarray) -> np.ndarray:
-    """int64 [n+1]: where each of n spans, [n, 2] begin and end, starts when they are laid one after the other."""
-    offsets = np.zeros(len(spans) + 1, np.int64)
-    np.cumsum(spans[:, 1] - spans[:, 0], out=offsets[1:])
+def _offsets(sizes: np.ndarray) -> np.ndarray:
+    """int64 [n+1]: where each of n pieces starts, and the last ends, when they are laid one after the other."""
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
     return offsets
 
 

@@ -151,7 +151,6 @@ def test_few_open_shards_and_large_reads_agree(built, monkeypatch):
     everything = np.random.default_rng(0).permutation(reader.num_records)
     want, index_ = reader.read(everything)[0], reader.index(everything)
     monkeypatch.setattr(corpus, "_OPEN_SHARDS", 2)
-    monkeypatch.setattr(corpus, "_OPEN_INDICES", 1)
     monkeypatch.setattr(corpus, "_BATCHED_READ", 1)
     small = pickle.loads(pickle.dumps(reader))
     results = [None] * 4

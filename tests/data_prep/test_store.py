@@ -105,17 +105,12 @@ def test_the_same_bytes(tokenizer, source, whole, memory):
     assert make(source, tokenizer, f"{memory}/out", workers=2) == manifest
 
 
-def test_everything_in_the_store(tokenizer, source, whole, memory):
+def test_tokenizer_in_the_store(tokenizer, source, whole, memory):
     bucket = storage.Folder(memory)
     for name, content in tree(tokenizer).items():
         bucket.write(f"tokenizer/{name}", content)
-    bucket.write("raw/in.jsonl", Path(source).read_bytes())
-    for i, pattern in enumerate((f"{memory}/raw/in.jsonl", f"{memory}/raw/*.jsonl")):
-        make(pattern, f"{memory}/tokenizer", f"{memory}/out{i}")
-        assert stored(f"{memory}/out{i}") == tree(whole)
-    for pattern in ("raw/no.jsonl", "raw/*.txt"):
-        with pytest.raises(InputError, match=f"memory://bucket/{pattern.replace('*', '.')}.*no"):
-            make(f"{memory}/{pattern}", tokenizer, f"{memory}/other")
+    make(source, f"{memory}/tokenizer", f"{memory}/out")
+    assert stored(f"{memory}/out") == tree(whole)
 
 
 def test_parts_in_the_store(tokenizer, source, whole, memory, capsys):
