@@ -57,7 +57,7 @@ class Exclusions:
         self.files: list[dict[str, Any]] = []
         hashes: dict[int, list[np.ndarray]] = {}
         owners: dict[int, list[np.ndarray]] = {}
-        for number, (digest, (name, path, raw)) in enumerate(sorted(unique.items())):
+        for number, (digest, (name, path, raw)) in enumerate(unique.items()):
             texts = [clean(text) for text in _texts(path, raw)]
             found, counts = _passages(texts)
             if not found:

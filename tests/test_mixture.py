@@ -2,17 +2,23 @@
 
 import json
 import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import training_runs as runs
 from small_corpora import WORDS, many_texts, write_jsonl
+from synthetic import random_split
 
 from bert_jax import checkpoint
+from bert_jax.config import Config, DataConfig, TrainConfig
 from bert_jax.inspect_batches import batches
 from bert_jax.mixture import describe
 from bert_jax.report import write_report
+from bert_jax.train import _check_size
 from data_prep.build import build_corpus
+from data_prep.errors import InputError
 
 MIXTURE = [3.0, 1.0]
 
@@ -103,3 +109,14 @@ def test_other_weights_are_another_run(recipe, whole, tmp_path):
     other.write_text(recipe.read_text().replace('"weight": 3.0', '"weight": 6.0').replace("1.0}", "2.0}"))
     code, said = runs.train(other, whole)
     assert code == 0 and "is finished" in said
+
+
+@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+def test_one_validation_document_is_refused_before_training(objective):
+    """Not after it, when the first evaluation finds no random next sentence."""
+    splits = {"train": random_split(0, 20), "validation": random_split(1, 1)}
+    corpus = SimpleNamespace(path="corpus", split=splits.get)
+    config = Config(data=DataConfig(objective=objective, seq_len=16), train=TrainConfig(global_batch_size=1))
+    refused = pytest.raises(InputError, match="one validation document") if objective == "nsp" else nullcontext()
+    with refused:
+        _check_size(corpus, config)
