@@ -31,8 +31,8 @@ def compression(name: str) -> str:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """A file's bytes as they are stored."""
-    return open(path, "rb")
+    """A file's bytes as they are stored, on this machine or in an object store (data_prep.storage.input_path)."""
+    return path.open("rb")
 
 
 @contextlib.contextmanager

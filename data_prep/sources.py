@@ -13,6 +13,8 @@ from data_prep import byte_streams, parquet_files, python_docs, text_files, tfds
 from data_prep.documents import Document, Dropped
 from data_prep.errors import InputError
 from data_prep.inputs import DEFAULT_READING, UNNAMED, Input, Reading
+from data_prep.storage import file_size, input_path, is_url
+from data_prep.storage import matches as stored_matches
 
 __all__ = ["KNOWN_INPUTS", "Document", "Dropped", "Source", "Unit", "expand", "read", "units"]
 
@@ -107,7 +109,7 @@ def units(source: Source, unit_bytes: int) -> list[Unit]:
     if source.kind == PYTHON_DOCS:
         spans = _gathered([size for _, size in source.files], unit_bytes)
     elif source.kind == "parquet":
-        spans = _gathered(parquet_files.row_groups(Path(source.path), source.reading), unit_bytes)
+        spans = _gathered(parquet_files.row_groups(input_path(source.path), source.reading), unit_bytes)
     elif source.kind == TFDS:
         count = min(-(-source.size // unit_bytes), source.examples)
         borders = [source.examples * i // count for i in range(count + 1)]
@@ -131,7 +133,7 @@ def read(unit: Unit, on_error: str = "fail") -> Iterator[Document | Dropped]:
     """
     if on_error not in ("fail", "drop"):
         raise InputError(f"--on-error is {on_error!r}; it must be fail or drop")
-    fail, path = on_error == "fail", Path(unit.path)
+    fail, path = on_error == "fail", input_path(unit.path)
     kind = unit.kind.partition(".")[0]
     if kind == PYTHON_DOCS:
         return python_docs.read(unit.name, path, unit.start, unit.end)
@@ -186,7 +188,7 @@ def _expand(entry: Input, names: dict[Path, str]) -> Iterator[Source]:
 def _splittable(source: Source) -> bool:
     kind, _, packing = source.kind.partition(".")
     if kind == WIKI:
-        whole = wiki_dumps.splittable(Path(source.path))
+        whole = wiki_dumps.splittable(input_path(source.path))
         if not whole and packing == "bz2" and source.size > _LARGE_DUMP:
             print(
                 f"warning: {source.path} is one bz2 stream, which one process alone must read; "
@@ -198,6 +200,11 @@ def _splittable(source: Source) -> bool:
 
 
 def _match(pattern: str) -> list[Path]:
+    if is_url(pattern):
+        stored = [input_path(url) for url in stored_matches(pattern)]
+        if not stored:
+            raise InputError(f"{pattern}: no object matches; check the address")
+        return stored
     if os.path.isdir(pattern):
         raise InputError(f"{pattern} is a folder; name its files, e.g. '{pattern.rstrip('/')}/*.txt'")
     if os.path.exists(pattern):
@@ -231,7 +238,7 @@ def _packed_kind(kind: str, path: Path) -> str:
 
 def _checked_size(path: Path) -> int:
     try:
-        size = path.stat().st_size
+        size = file_size(path)
         with byte_streams.open_bytes(path):
             pass
     except OSError as error:

@@ -3,26 +3,31 @@
 `memory://` is a store in this process; `file://` goes through the same code on a disk, for tests with processes.
 """
 
+import bz2
+import gzip
 import itertools
+import json
 import os
 import pickle
 import random
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow
 import pytest
+from fsspec.spec import AbstractBufferedFile
+from pyarrow import parquet
 from small_corpora import make_tokenizer, many_texts, start_script, tree, write_jsonl
 
 from bert_jax.config import Config, DataConfig, TrainConfig
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora
-from data_prep import build, corpus, shards, staging, storage
-from data_prep.audit import check
+from data_prep import build, byte_streams, corpus, shards, staging, storage
 from data_prep.build import build_corpus
+from data_prep.check import check
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.tokenizer import load_tokenizer
@@ -325,3 +330,45 @@ def test_stores_that_are_not_there(tokenizer, source, url, message, monkeypatch)
         make(source, tokenizer, url)
     with pytest.raises(InputError, match=message):
         Corpus.open(url)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.bz2", ".parquet", ".txt"])
+def test_input_in_the_store(tokenizer, tmp_path, memory, suffix):
+    """Files of a store are read as those of a disk, packed or not, and cut alike."""
+    texts = many_texts(300)
+    file = tmp_path / f"text{suffix}"
+    if suffix == ".parquet":
+        parquet.write_table(pyarrow.table({"text": texts}), file, row_group_size=100)
+    elif suffix == ".txt":
+        file.write_text("\n\n".join(texts))
+    else:
+        packers = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.bz2": bz2.compress}
+        file.write_bytes(packers[suffix]("".join(json.dumps({"text": text}) + "\n" for text in texts).encode()))
+    make(str(file), tokenizer, tmp_path / "here")
+    storage.Folder(memory).upload([(file, f"texts/{file.name}")])
+    make(f"{memory}/texts/*", tokenizer, tmp_path / "there")
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
+    for wrong, message in ((f"{memory}/none/*", "no object matches"), (f"{memory}/texts/none.txt", "no object")):
+        with pytest.raises(InputError, match=message):
+            make(wrong, tokenizer, tmp_path / "other")
+
+
+def test_streams_of_stores_that_have_only_plain_reads(tmp_path):
+    """Most stores' files are buffers of their own kind, without the reading of whatever is there."""
+
+    whole = b"".join(b"line %d\n" % i for i in range(10_000))
+
+    class Remote(AbstractBufferedFile):
+        def _fetch_range(self, start, end):
+            return whole[start:end]
+
+    url = "memory://bucket/remote.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            storage.Folder, "open", lambda self, name: Remote(None, name, size=len(Remote._fetch_range(None, 0, None)))
+        )
+        with byte_streams.open_unpacked(storage.input_path(url)) as stream:
+            blocks = list(iter(lambda: byte_streams.read_block(stream, 1000), b""))
+            stream.seek(5)
+            assert stream.read(2) == b"0\n"
+    assert b"".join(blocks) == whole
