@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -129,15 +130,24 @@ def _one_thread_a_process() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _children_ignore_interrupts() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C, which a terminal sends to all of them: the parent decides."""
+    """Processes started inside never see Ctrl-C, which a terminal sends to all of them: the parent decides. One that
+    comes meanwhile is raised at the end.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As it starts, it would let interrupts through again.
+    multiprocessing.resource_tracker.ensure_running()
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 _job: Job
