@@ -8,13 +8,8 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import importlib.metadata
-import json
 import math
 import os
-import platform
-import shutil
-import signal
 import sys
 import time
 from pathlib import Path
@@ -23,17 +18,18 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-import bert_jax
 from bert_jax import checkpoint, cluster
-from bert_jax.checkpoint import Checkpoints, DiskFull
-from bert_jax.config import Config, check, max_predictions, to_dict
+from bert_jax.config import Config, check, max_predictions
 from bert_jax.convert.initialise import initial_params
 from bert_jax.data.load import Loader, Position
 from bert_jax.data.plan import RowSettings
 from bert_jax.evaluate import make_evaluate, open_corpora
 from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.metrics import MetricsFile, Progress, duration, peak_flops, step_flops
+from bert_jax.run_checkpoints import Checkpoints, DiskFull
+from bert_jax.run_directory import RunCard, check_same_run, log_position, prepare
 from bert_jax.sharding import batch_sharding, check_mesh, make_mesh, state_shardings
+from bert_jax.stopping import StopSignal
 from bert_jax.train_state import abstract_state, create_state
 from bert_jax.train_step import make_train_step
 from data_prep.corpus import Corpus
@@ -41,15 +37,6 @@ from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 DONE, DIVERGED, STOPPED = 0, 3, 75
-# What another start of the same run may change: nothing here enters a number that the run computes.
-_FREE_FIELDS = (
-    "mesh",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "checkpoint.keep",
-    "data.corpus",
-)
 
 
 def pretrain(config: Config, workdir: Path) -> int:
@@ -67,7 +54,7 @@ def pretrain(config: Config, workdir: Path) -> int:
     corpora = open_corpora(config)
     tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
     config = _fill_vocabulary(config, tokenizer)
-    _check_workdir(config, corpora, workdir)
+    check_same_run(config, corpora, workdir)
     if checkpoint.saved_steps(workdir)[-1:] == [config.num_steps()]:
         print(f"{workdir} is finished: {config.num_steps()} steps; checkpoint {config.num_steps()}", file=sys.stderr)
         return DONE
@@ -79,7 +66,7 @@ def pretrain(config: Config, workdir: Path) -> int:
     given = None if checkpoint.saved_steps(workdir) else initial_params(config, tokenizer)
     leader = jax.process_index() == 0
     if leader:
-        _prepare_workdir(config, corpora, workdir)
+        prepare(config, corpora, workdir)
     _barrier("workdir")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compile_cache").absolute()))
@@ -98,16 +85,16 @@ def pretrain(config: Config, workdir: Path) -> int:
         state = create_state(config, mesh, given)
         start, position, tokens, examples = 0, loader.start(), 0, 0
         checkpoints.save(0, state, _loader_json(position, tokens, examples), checkpoint.config_json(config))
-        _log_position(workdir, 0, position, leader)
+        log_position(workdir, 0, position, leader)
     else:
         state, saved = restored
         start = int(state.step)
         position, tokens, examples = Position.from_json(saved["position"]), saved["tokens"], saved["examples"]
         _say(f"resuming {workdir} at step {start}", leader)
 
-    stop = _StopSignal()
+    stop = StopSignal()
     writer = MetricsFile(workdir, start) if leader else None
-    run_card = _RunCard(workdir, config, corpora, leader)
+    run_card = RunCard(workdir, config, corpora, leader)
     progress = Progress()
     sharding = batch_sharding(mesh)
     rows_of = functools.partial(cluster.local_rows, sharding)
@@ -187,7 +174,7 @@ def pretrain(config: Config, workdir: Path) -> int:
                 checkpoints.save(
                     updates, state, _loader_json(position, tokens, examples), checkpoint.config_json(config)
                 )
-                _log_position(workdir, updates, position, leader)
+                log_position(workdir, updates, position, leader)
             clock = time.monotonic()
             if stopping:
                 ended = STOPPED
@@ -226,57 +213,6 @@ def pretrain(config: Config, workdir: Path) -> int:
     return ended
 
 
-class _StopSignal:
-    """SIGTERM or SIGINT was received; with several processes, all of them agree at which step to stop."""
-
-    def __init__(self) -> None:
-        self._received = False
-        signal.signal(signal.SIGINT, self._receive)
-        # With several processes jax's preemption service owns SIGTERM.
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._receive)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self._received = True
-        print(f"{signal.Signals(number).name}: finishing this step, then saving", file=sys.stderr)
-
-    def agreed(self, updates: int) -> bool:
-        """Whether to stop after this update."""
-        if jax.process_count() == 1:
-            return self._received
-        return bool(multihost_utils.reached_preemption_sync_point(updates))
-
-
-class _RunCard:
-    """`run.json`: what ran on what, and how it ended. The leader writes it at the start and at the end."""
-
-    def __init__(self, workdir: Path, config: Config, corpora: list[Corpus], leader: bool):
-        self._path, self._leader = workdir / "run.json", leader
-        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
-        self._fields: dict[str, Any] = {
-            "format_version": checkpoint.FORMAT_VERSION,
-            "card": {},
-            "bert_jax": bert_jax.__version__,
-            "corpora": [
-                {"name": corpus.path.name, "fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer_fingerprint}
-                for corpus in corpora
-            ],
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in packages},
-            "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
-            "processes": jax.process_count(),
-            "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_state(config).params)),
-        }
-        self.end("running")
-
-    def end(self, how: str) -> None:
-        """Writes the card with how the run ended, or `running`, which a killed run keeps."""
-        if self._leader:
-            checkpoint.write_json(self._path, self._fields | {"ended": how})
-
-
 def _say(text: str, leader: bool) -> None:
     if leader:
         print(text, file=sys.stderr, flush=True)
@@ -310,57 +246,5 @@ def _check_size(corpus: Corpus, config: Config) -> None:
         )
 
 
-def _check_workdir(config: Config, corpora: list[Corpus], workdir: Path) -> None:
-    """Raises InputError where `workdir` holds another run than this one, with the first difference."""
-    if not (workdir / "config.json").exists():
-        if workdir.exists() and any(workdir.iterdir()):
-            raise InputError(f"{workdir} is not empty and holds no run; name a new --workdir")
-        return
-    before, now = to_dict(checkpoint.read_config(workdir)), to_dict(config)
-    for name, old, new in _differences(before, now):
-        if not any(name == free or name.startswith(f"{free}.") for free in _FREE_FIELDS):
-            raise InputError(
-                f"{workdir} was started with config.{name}={old!r}, and this command has {new!r}; "
-                "give the old value, or a new --workdir"
-            )
-    trained = json.loads((workdir / "run.json").read_text())["corpora"] if (workdir / "run.json").exists() else []
-    for old, corpus in zip(trained, corpora, strict=False):
-        if old["tokenizer"] != corpus.tokenizer_fingerprint:
-            raise InputError(f"{corpus.path} was built with another tokenizer than {workdir} was trained with")
-        if old["fingerprint"] != corpus.fingerprint:
-            raise InputError(
-                f"{corpus.path} is another corpus than {workdir} was started with (fingerprints differ); "
-                "give the old one, or a new --workdir"
-            )
-    if trained and len(trained) != len(corpora):
-        raise InputError(f"{workdir} was started with {len(trained)} corpora, and this command has {len(corpora)}")
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        pairs = []
-        for key in sorted(old.keys() | new.keys()):
-            pairs += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-        return pairs
-    return [] if old == new else [(name, old, new)]
-
-
-def _prepare_workdir(config: Config, corpora: list[Corpus], workdir: Path) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "tokenizer").exists():
-        partial = workdir / ".tokenizer"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(corpora[0].tokenizer_dir, partial)
-        partial.rename(workdir / "tokenizer")
-    checkpoint.write_json(workdir / "config.json", checkpoint.config_json(config))
-
-
 def _loader_json(position: Position, tokens: int, examples: int) -> dict[str, Any]:
     return {"position": position.to_json(), "tokens": tokens, "examples": examples}
-
-
-def _log_position(workdir: Path, updates: int, position: Position, leader: bool) -> None:
-    """Appends to `positions.jsonl`, from which `inspect` reaches any step at the cost of a plan or two."""
-    if leader:
-        with (workdir / "positions.jsonl").open("a") as file:
-            file.write(json.dumps({"step": updates, "position": position.to_json()}) + "\n")
