@@ -5,7 +5,7 @@ A model directory, whoever wrote it (a run, a fine-tuning, an import), holds
     config.json           the config, every field, and a format version
     run.json              the run card; for a fine-tuned model also its task and labels (`card`)
     tokenizer/            the tokenizer's own files
-    checkpoints/<step>/   params; for a run also opt_state, loader (JSON) and config (JSON)
+    checkpoints/<step>/   params; for a run also opt_state, loader (JSON) and config (JSON); checksums.json
 """
 
 import contextlib
@@ -27,11 +27,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from bert_jax import checksums
 from bert_jax.config import Config, ModelConfig, from_dict, to_dict
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2 has checksums and, in runs, the ledger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,18 @@ def saved_steps(directory: Path) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
 
 
+def damage(checkpoint: Path, below: str = "") -> str | None:
+    """What is wrong with the files of `checkpoints/<step>` (those whose path begins with `below`), in a few words, or
+    None."""
+    reason = checksums.damage(checkpoint, below)
+    if reason is not None and not (checkpoint / checksums.FILE).exists():
+        # The config inside, of a run, or the model directory's says whether there were checksums yet.
+        for path in (checkpoint / "config" / "metadata", checkpoint.parent.parent / "config.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                return None if json.loads(path.read_text())["format_version"] < 2 else reason
+    return reason
+
+
 def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
     """Reads a model from a directory; the newest checkpoint unless a step is given.
 
@@ -140,11 +153,13 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
         raise InputError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     quiet_orbax()
     with ocp.PyTreeCheckpointer() as reader:
-        path = epath.Path(directory.absolute()) / "checkpoints" / str(step) / "params"
+        path = directory.absolute() / "checkpoints" / str(step) / "params"
         try:
-            metadata = reader.metadata(path).item_metadata
+            if damaged := damage(path.parent, "params/"):
+                raise ValueError(damaged)
+            metadata = reader.metadata(epath.Path(path)).item_metadata
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-            params = reader.restore(path, restore_args=as_numpy)
+            params = reader.restore(epath.Path(path), restore_args=as_numpy)
         except Exception as error:  # whatever Orbax, TensorStore or the file system says of damaged files
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"{path} cannot be read ({reason[:120]}); choose another with --step") from None
@@ -170,7 +185,9 @@ def write_model(directory: Path, model: SavedModel) -> None:
     shutil.copytree(model.tokenizer_dir, directory / "tokenizer")
     quiet_orbax()
     with ocp.PyTreeCheckpointer() as writer:
-        writer.save(epath.Path(directory.absolute()) / "checkpoints" / str(model.step) / "params", model.params)
+        path = directory.absolute() / "checkpoints" / str(model.step)
+        writer.save(epath.Path(path) / "params", model.params)
+    checksums.write(path)
 
 
 @contextlib.contextmanager

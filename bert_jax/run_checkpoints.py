@@ -2,9 +2,10 @@
 
 import contextlib
 import errno
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers as managers
+from jax.experimental import multihost_utils
 
-from bert_jax.checkpoint import quiet_orbax
+from bert_jax import checksums
+from bert_jax.checkpoint import damage, quiet_orbax, saved_steps
+from bert_jax.config import CheckpointConfig
+from bert_jax.ledger import Ledger
 from bert_jax.train_state import TrainState
+from data_prep.errors import InputError
 
 _ITEMS = ("params", "opt_state", "loader", "config")
+_UNFINISHED = ".orbax-checkpoint-tmp"  # how Orbax calls a checkpoint that it is writing
+_NONE, _ALL_DAMAGED = -1, -2
 
 
-class CheckpointsDamaged(Exception):
-    """No checkpoint of a run can be read."""
+class CheckpointsDamaged(InputError):
+    """No checkpoint of a run is sound."""
 
 
 class DiskFull(Exception):
@@ -42,27 +49,41 @@ def _naming_full_disks() -> Iterator[None]:
 
 
 class Checkpoints:
-    """The checkpoints of a run: saved asynchronously, the newest readable one restored onto any mesh.
+    """The checkpoints of a run: saved asynchronously, the newest sound one restored onto any mesh.
+
+    A checkpoint appears whole, with checksums of its files in it, or not at all.
 
     Args:
       directory: `RUN/checkpoints`.
-      keep: how many of the newest stay; step 0 always does.
+      settings: which ones stay.
     """
 
-    def __init__(self, directory: Path, keep: int):
-        self._directory = epath.Path(directory)
+    def __init__(self, directory: Path, settings: CheckpointConfig):
+        self._directory = directory
         quiet_orbax()
+        self._keeping = _Keeping(settings, directory)
         self._manager = ocp.CheckpointManager(
-            self._directory,
+            epath.Path(directory),
             item_names=_ITEMS,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), managers.CustomSteps([0])]),
+                preservation_policy=self._keeping,
                 cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
         )
 
-    def save(self, step: int, state: TrainState, loader: dict[str, Any], config: dict[str, Any]) -> None:
+    def _seal(self) -> None:
+        """Called by Orbax at the leader when all files are written, before their directory gets its name."""
+        for partial in self._directory.glob(f"*{_UNFINISHED}"):
+            checksums.write(partial)
+
+    def save(self, step: int, state: TrainState, ledger: Ledger, config: dict[str, Any], only_best: bool) -> None:
         """Begins to save; returns once the arrays are copied, so that the state may be donated.
+
+        Args:
+          step: updates done.
+          state, ledger, config: what is saved.
+          only_best: kept only as long as no other evaluation is better, not as one of the newest.
 
         Raises:
           DiskFull: there was no room for this checkpoint or the one begun before it.
@@ -70,7 +91,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             params=ocp.args.PyTreeSave(state.params),
             opt_state=ocp.args.PyTreeSave(state.opt_state),
-            loader=ocp.args.JsonSave(loader),
+            loader=ocp.args.JsonSave(ledger.to_json() | {"only_best": only_best}),
             config=ocp.args.JsonSave(config),
         )
         self.wait()
@@ -78,43 +99,63 @@ class Checkpoints:
         # tracebacks.
         if shutil.disk_usage(self._directory).free < 1.02 * _local_bytes(state) + 2**20:
             raise DiskFull
+        self._keeping.best = ledger.best.step if ledger.best else None
+        if only_best:
+            self._keeping.only_best.add(step)
         with _naming_full_disks():
             self._manager.save(step, args=items)
 
-    def steps(self) -> list[int]:
-        """Steps saved, ascending."""
-        return sorted(self._manager.all_steps())
+    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, Ledger] | None:
+        """The newest checkpoint that is as it was written, on the shardings of `abstract`; None where there is none at
+        all.
 
-    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, on the shardings of `abstract`; None where there is none at all.
-
-        A checkpoint that cannot be read is said in one line on stderr and moved aside as `<step>.damaged`.
+        A damaged checkpoint is said in one line on stderr and moved aside as `<step>.damaged`.
 
         Raises:
-          CheckpointsDamaged: there are checkpoints, and none can be read.
+          CheckpointsDamaged: there are checkpoints, and none is sound.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        while True:
+            step = self._newest_sound()
+            if step is None:
+                return None
             try:
                 return self._restore(step, abstract)
             except Exception as error:  # whatever Orbax, TensorStore or the file system says of damaged files
-                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-                aside = self._directory / f"{step}.damaged"
-                print(
-                    f"warning: checkpoint {self._directory / str(step)} cannot be read ({reason[:120]}); "
-                    f"moved to {aside.name}, taking the one before",
-                    file=sys.stderr,
-                )
-                if jax.process_index() == 0:
-                    if aside.exists():
-                        aside.rmtree()
-                    (self._directory / str(step)).rename(aside)
-                self._manager.reload()
-        if steps:
-            raise CheckpointsDamaged(f"none of the checkpoints in {self._directory} can be read; start a new --workdir")
-        return None
+                if jax.process_count() > 1:
+                    raise  # the checksums were right, so the files are not to blame; the others may have read it
+                self._set_aside(step, next(iter(str(error).splitlines()), "") or type(error).__name__)
 
-    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _newest_sound(self) -> int | None:
+        """The step of the newest checkpoint whose files are right: the leader looks, the others believe it."""
+        found = _NONE
+        if jax.process_index() == 0:
+            steps = saved_steps(self._directory.parent)
+            for step in reversed(steps):
+                reason = damage(self._directory / str(step))
+                if reason is None:
+                    found = step
+                    break
+                self._set_aside(step, reason)
+            else:
+                found = _ALL_DAMAGED if steps else _NONE
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        self._manager.reload()
+        if found == _ALL_DAMAGED:
+            raise CheckpointsDamaged(f"none of the checkpoints in {self._directory} is sound; start a new --workdir")
+        return None if found == _NONE else found
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        aside = self._directory / f"{step}.damaged"
+        print(
+            f"warning: checkpoint {self._directory / str(step)} is damaged ({reason[:120]}); "
+            f"moved to {aside.name}, taking the one before",
+            file=sys.stderr,
+        )
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._directory / str(step)).rename(aside)
+
+    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, Ledger]:
         def onto(tree: Any) -> Any:
             return ocp.args.PyTreeRestore(
                 item=tree,
@@ -133,7 +174,9 @@ class Checkpoints:
             ),
         )
         count = jax.device_put(np.int32(step), abstract.step.sharding)
-        return TrainState(step=count, params=restored.params, opt_state=restored.opt_state), restored.loader
+        return TrainState(step=count, params=restored.params, opt_state=restored.opt_state), Ledger.from_json(
+            restored.loader
+        )
 
     def wait(self) -> None:
         """Returns when everything begun is on disk.
@@ -144,9 +187,37 @@ class Checkpoints:
         with _naming_full_disks():
             self._manager.wait_until_finished()
 
+    def discard_unfinished(self) -> None:
+        """Removes what a failed save left, so that its room is free."""
+        for partial in self._directory.glob(f"*{_UNFINISHED}"):
+            shutil.rmtree(partial, ignore_errors=True)
+
     def close(self) -> None:
         """Waits and frees the threads."""
         self._manager.close()
+
+
+class _Keeping:
+    """Which checkpoints stay, as Orbax asks after every save: a `PreservationPolicy`.
+
+    Step 0, the best, the `keep` newest (without those saved only for being the best), and every `keep_every`th step.
+    """
+
+    def __init__(self, settings: CheckpointConfig, directory: Path):
+        self._settings = settings
+        self.best: int | None = None
+        self.only_best: set[int] = set()
+        for step in saved_steps(directory.parent):
+            with contextlib.suppress(OSError, ValueError):  # a damaged one is dealt with when it is read
+                if json.loads((directory / str(step) / "loader" / "metadata").read_text()).get("only_best"):
+                    self.only_best.add(step)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each checkpoint (with a `step`, ascending), whether it stays."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        staying = {0, self.best, *[step for step in steps if step not in self.only_best][-self._settings.keep :]}
+        every = self._settings.keep_every
+        return [step in staying or (every > 0 and step % every == 0) for step in steps]
 
 
 def _local_bytes(state: TrainState) -> int:

@@ -5,15 +5,17 @@ import json
 import math
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import bert_jax
 from bert_jax import checkpoint
 from bert_jax.config import Config, to_dict
-from bert_jax.data.load import Position
+from bert_jax.optimizer import learning_rate
 from bert_jax.train_state import abstract_state
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
@@ -24,32 +26,76 @@ _FREE_FIELDS = (
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
-    "checkpoint.keep",
+    "checkpoint",
+    "watchdog",
     "data.corpus",
 )
+# What it may change when the command says so by `--change`: the run goes on, and is no longer what it was started as.
+CHANGEABLE = ("optimizer.learning_rate", "optimizer.weight_decay", "optimizer.max_grad_norm", "train.max_skipped")
+Change = dict[str, Any]  # step, field, old, new
 
 
-def check_same_run(config: Config, corpora: list[Corpus], workdir: Path) -> None:
-    """Raises InputError where `workdir` holds another run than this one, with the first difference."""
+def check_same_run(config: Config, corpora: list[Corpus], workdir: Path, change: Sequence[str] = ()) -> list[Change]:
+    """Compares a command with the run that `workdir` holds, if any.
+
+    Args:
+      config: the command's, with the vocabulary's size in it.
+      corpora: the command's.
+      workdir: may be new.
+      change: fields among `CHANGEABLE` that the user lets change.
+
+    Returns:
+      the changes that the user asked for.
+
+    Raises:
+      InputError: `workdir` holds another run, or something else; names the first difference.
+    """
+    for name in change:
+        if name not in CHANGEABLE:
+            raise InputError(f"--change {name} is not possible; fields that may change: {', '.join(CHANGEABLE)}")
     if not (workdir / "config.json").exists():
         if workdir.exists() and any(workdir.iterdir()):
             raise InputError(f"{workdir} is not empty and holds no run; name a new --workdir")
-        return
-    before, now = to_dict(checkpoint.read_config(workdir)), to_dict(config)
-    for name, old, new in _differences(before, now):
-        if not any(name == free or name.startswith(f"{free}.") for free in _FREE_FIELDS):
-            raise InputError(
-                f"{workdir} was started with config.{name}={old!r}, and this command has {new!r}; "
-                "give the old value, or a new --workdir"
-            )
+        return []
+    previous = checkpoint.read_config(workdir)
+    done = max(checkpoint.saved_steps(workdir), default=0)
+    changes = []
+    for name, old, new in _differences(to_dict(previous), to_dict(config)):
+        if any(name == free or name.startswith(f"{free}.") for free in _FREE_FIELDS):
+            continue
+        if name in change:
+            changes.append({"step": done, "field": name, "old": old, "new": new})
+            continue
+        if name == "train.num_steps" and _same_rates(previous, config, done):
+            continue
+        raise InputError(
+            f"{workdir} was started with config.{name}={old!r}, and this command has {new!r}; give the old value, or "
+            + (f"--change {name} to go on with the new one, or " if name in CHANGEABLE else "")
+            + "a new --workdir"
+        )
+    _check_corpora(corpora, workdir)
+    return changes
+
+
+def _same_rates(previous: Config, config: Config, done: int) -> bool:
+    """Whether another number of steps leaves the run as it is so far: more to come, and no used rate differs."""
+    steps = np.arange(done)
+    before, now = (np.asarray(learning_rate(either)(steps)) for either in (previous, config))
+    return config.num_steps() > done and not config.train.phases and np.array_equal(before, now)
+
+
+def _check_corpora(corpora: list[Corpus], workdir: Path) -> None:
     trained = json.loads((workdir / "run.json").read_text())["corpora"] if (workdir / "run.json").exists() else []
     for old, corpus in zip(trained, corpora, strict=False):
         if old["tokenizer"] != corpus.tokenizer_fingerprint:
-            raise InputError(f"{corpus.path} was built with another tokenizer than {workdir} was trained with")
+            raise InputError(
+                f"{corpus.path} was built with another tokenizer than {workdir} was trained with (fingerprints "
+                f"{corpus.tokenizer_fingerprint[:12]} and {old['tokenizer'][:12]}); give the old one or a new --workdir"
+            )
         if old["fingerprint"] != corpus.fingerprint:
             raise InputError(
-                f"{corpus.path} is another corpus than {workdir} was started with (fingerprints differ); "
-                "give the old one, or a new --workdir"
+                f"{corpus.path} is another corpus than {workdir} was started with (fingerprints "
+                f"{corpus.fingerprint[:12]} and {old['fingerprint'][:12]}); give the old one, or a new --workdir"
             )
     if trained and len(trained) != len(corpora):
         raise InputError(f"{workdir} was started with {len(trained)} corpora, and this command has {len(corpora)}")
@@ -75,18 +121,11 @@ def prepare(config: Config, corpora: list[Corpus], workdir: Path) -> None:
     checkpoint.write_json(workdir / "config.json", checkpoint.config_json(config))
 
 
-def log_position(workdir: Path, updates: int, position: Position, leader: bool) -> None:
-    """Appends to `positions.jsonl`, from which `inspect` reaches any step at the cost of a plan or two."""
-    if leader:
-        with (workdir / "positions.jsonl").open("a") as file:
-            file.write(json.dumps({"step": updates, "position": position.to_json()}) + "\n")
-
-
 class RunCard:
     """`run.json`: what ran on what, and how it ended. The leader writes it at the start and at the end."""
 
-    def __init__(self, workdir: Path, config: Config, corpora: list[Corpus], leader: bool):
-        self._path, self._leader = workdir / "run.json", leader
+    def __init__(self, workdir: Path, config: Config, corpora: list[Corpus], changes: list[Change]):
+        self._path, self._leader = workdir / "run.json", jax.process_index() == 0
         packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
         self._fields: dict[str, Any] = {
             "format_version": checkpoint.FORMAT_VERSION,
@@ -102,9 +141,14 @@ class RunCard:
             "processes": jax.process_count(),
             "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_state(config).params)),
         }
+        if self._path.exists():
+            changes = checkpoint.read_json(self._path).get("changes", []) + changes
+        if changes:
+            self._fields["changes"] = changes
         self.end("running")
 
-    def end(self, how: str) -> None:
+    def end(self, how: str, **facts: Any) -> None:
         """Writes the card with how the run ended, or `running`, which a killed run keeps."""
+        self._fields |= facts
         if self._leader:
             checkpoint.write_json(self._path, self._fields | {"ended": how})
