@@ -95,7 +95,7 @@ class Drill:
         row.tried += tried
         if survived:
             row.survived += tried
-            row.equal += tried * runs.same_to_the_last_bit(other or self.whole, workdir)
+            row.equal += tried * in_a_fork(lambda: runs.same_to_the_last_bit(other or self.whole, workdir))
         print(f"{name}: {row}", file=sys.stderr, flush=True)
         shutil.rmtree(workdir, ignore_errors=True)
 
@@ -177,6 +177,18 @@ class Drill:
         survived = [runs.finish(host)[0] for host in hosts] == [75, 75]
         again = [runs.finish(host)[0] for host in runs.start_hosts(2, self.recipe, workdir, *limits)]
         self.note(name, 1, survived and again == [0, 0], workdir, reference)
+
+
+def in_a_fork(question: Callable[[], bool]) -> bool:
+    """Asked in a process of its own: once this one has met a device, it must not fork any more."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    code = 1
+    try:
+        code = 0 if question() else 1
+    finally:
+        os._exit(code)
 
 
 def flip(step: Path) -> None:

@@ -2,7 +2,7 @@
 
 {"where": one of WHERE, "nth": at which call from 1, "what": "kill" | "hang" | "freeze" | "raise"}
 {"poison": [[corpus, epoch, block, first row, last row], ...]}: training rows whose loss is no number
-{"spike": [step, factor]}: the loss of a step as it is reported
+{"spike": [step, factor]}: the loss of a step as the ledger sees it
 """
 
 import importlib
@@ -79,9 +79,11 @@ def poison(rows):
 
 
 def spike(step, factor):
-    from bert_jax.ledger import Losses
+    from bert_jax import ledger
 
-    after, seen = Losses.after, [0]
+    ledger._LEAST_SEEN = 5  # the run is short
+    Losses, seen = ledger.Losses, [0]
+    after = Losses.after
 
     def spiked(self, phase, loss, grad_norm):
         seen[0] += 1

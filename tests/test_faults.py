@@ -14,8 +14,12 @@ import pytest
 import training_runs as runs
 
 from bert_jax import checkpoint
+from bert_jax.data.load import Loader
+from bert_jax.evaluate import open_corpora
 from bert_jax.inspect_batches import batches
 from bert_jax.metrics import read_lines
+from bert_jax.reporting import rows_as_text
+from data_prep.tokenizer import load_tokenizer
 
 KILLED = -signal.SIGKILL
 
@@ -88,11 +92,20 @@ def test_a_full_disk_in_the_midst_of_a_save_leaves_the_last_checkpoint(recipe, w
     assert runs.same_to_the_last_bit(whole, run)
 
 
-def test_one_bad_batch_is_left_out_counted_and_named(recipe, whole, tmp_path):
+def test_one_bad_batch_is_left_out_counted_and_named_and_a_spike_is_told(recipe, whole, tmp_path):
     run = tmp_path / "run"
-    code, said = train(recipe, run, fault={"poison": [[0, 0, 1, 3, 3]]})
+    code, said = train(recipe, run, fault={"poison": [[0, 0, 1, 3, 3]], "spike": [14, 2.0]})
     assert code == 0, said
-    (event,) = read_lines(run / "events.jsonl")
+    event, spike = read_lines(run / "events.jsonl")
+    assert (spike["step"], spike["event"]) == (14, "spike") and 1.8 < spike["loss"] / spike["usual"] < 2.2
+    config = checkpoint.read_config(run)
+    corpora = open_corpora(config)
+    loader = Loader(config, corpora, load_tokenizer(corpora[0].tokenizer_dir))
+    position = loader.start()
+    for step in range(14):
+        position = loader.skip(position, step)
+    assert [tuple(rows) for rows in spike["rows"]] == loader.rows_of_step(position, 14)
+    assert "warning: step 14: the loss is " in said and rows_as_text(loader.rows_of_step(position, 14)) in said
     assert event["event"] == "not finite" and runs.card(run)["skipped_updates"] == 1
     step = event["step"]
     assert any(epoch == 0 and block == 1 and first <= 3 <= last for _, epoch, block, first, last in event["rows"])
