@@ -43,7 +43,13 @@ def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None
             num_processes=int(environment["JAX_NUM_PROCESSES"]),
             process_id=int(environment["JAX_PROCESS_ID"]),
         )
-    jax.distributed.initialize(**named, heartbeat_timeout_seconds=peer_seconds)
+    try:
+        jax.distributed.initialize(**named, heartbeat_timeout_seconds=peer_seconds)
+    except jax.errors.JaxRuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")[:120]
+        say = f"error: the hosts of the run did not find each other ({reason}); run the same command again on all hosts"
+        print(say, file=sys.stderr, flush=True)
+        os._exit(STOPPED)
 
 
 @contextlib.contextmanager

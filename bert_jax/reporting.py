@@ -77,7 +77,7 @@ class Reporter:
             settings = RowSettings.of(config.data, of_phase.seq_len)
             slots = max_predictions(config.data, settings.seq_len)
             flops = step_flops(config, settings.seq_len, of_phase.global_batch_size, slots, settings.max_examples)
-            line: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            line = _as_json(values)
             line |= {"tokens": ledger.tokens, "examples": ledger.examples}
             line |= {"tokens_per_second": tokens / seconds, "step_seconds": seconds}
             line["mfu"] = flops / seconds / (self._peak * jax.device_count()) if self._peak else None
@@ -95,7 +95,8 @@ class Reporter:
     def held_out(self, updates: int, values: dict[str, float]) -> None:
         """Takes in an evaluation, unless it had nothing to look at."""
         if self._metrics is not None and values["examples"]:
-            self._metrics.write({"step": updates, **{f"eval/{name}": value for name, value in values.items()}})
+            line = {f"eval/{name}": value for name, value in _as_json(values).items()}
+            self._metrics.write({"step": updates, **line})
             say(f"step {updates}: held-out mlm loss {values['mlm_loss']:.4f}")
 
     def event(self, step: int, what: str, text: str, rows: Rows, **details: Any) -> None:
@@ -118,6 +119,11 @@ class Reporter:
         if self._metrics is not None:
             with contextlib.suppress(OSError):
                 self._metrics.close()
+
+
+def _as_json(values: dict[str, float]) -> dict[str, Any]:
+    """Values as JSON has them: null for what is no number."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def rows_as_text(rows: Rows) -> str:

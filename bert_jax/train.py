@@ -76,10 +76,10 @@ def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[
         _check_size(corpus, config)
     given = None if checkpoint.saved_steps(workdir) else initial_params(config, tokenizer)
     leader = jax.process_index() == 0
+    _together("checked")  # a half-prepared directory would be taken for something else by a slower host
     if leader:
         prepare(config, corpora, workdir)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")
+    _together("prepared")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compile_cache").absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -138,6 +138,11 @@ def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[
         card.end("finished", **facts)
         say(f"finished: {total} steps in {duration(time.monotonic() - began)}; the model is in {workdir}", leader)
     return ended
+
+
+def _together(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _placed(config: Config, mesh: Mesh) -> TrainState:

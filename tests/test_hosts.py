@@ -110,9 +110,10 @@ def assert_same_to_rounding(one, two):
                 assert other[name] == pytest.approx(value, rel=5e-5, abs=5e-6), (alone["step"], name)
 
 
-def test_four_hosts_stop_together_and_one_or_three_go_on(full_recipe, full_run, tmp_path):
-    """A notice that one host is to go comes as SIGTERM at that host only."""
-    workdir = tmp_path / "run"
+@pytest.fixture(scope="module")
+def stopped_by_four(full_recipe, tmp_path_factory):
+    """A run of four hosts, stopped: the notice that a host is to go comes as SIGTERM at that host only."""
+    workdir = tmp_path_factory.mktemp("four") / "run"
     devices = f"{runs.QUICK} --xla_force_host_platform_device_count=2"
     mesh = [f"--config.mesh.{name}=2" for name in ("data", "fsdp", "tensor")]
     hosts = runs.start_hosts(4, full_recipe, workdir, *mesh, XLA_FLAGS=devices)
@@ -120,18 +121,27 @@ def test_four_hosts_stop_together_and_one_or_three_go_on(full_recipe, full_run, 
     hosts[2].send_signal(signal.SIGTERM)
     ends = [runs.finish(host) for host in hosts]
     assert [code for code, _ in ends] == [75] * 4, ends
-    stopped = checkpoint.saved_steps(workdir)[-1]
-    assert 4 <= stopped < 24 and runs.numbers(workdir)[-1]["step"] in (stopped - 1, stopped)
-    assert runs.card(workdir)["processes"] == 4
+    return workdir
 
-    shutil.copytree(workdir, tmp_path / "three")
-    code, said = runs.train(full_recipe, workdir, XLA_FLAGS=runs.QUICK)
-    assert code == 0 and f"at step {stopped}" in said, said
+
+def test_four_hosts_stop_together_when_one_is_told_to(stopped_by_four):
+    stopped = checkpoint.saved_steps(stopped_by_four)[-1]
+    assert 4 <= stopped < 24 and runs.numbers(stopped_by_four)[-1]["step"] in (stopped - 1, stopped)
+    card = runs.card(stopped_by_four)
+    assert (card["processes"], card["devices"]["count"], card["ended"]) == (4, 8, "stopped by a signal")
+
+
+@pytest.mark.parametrize("hosts", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_what_four_hosts_began_fewer_go_on_with(stopped_by_four, full_recipe, full_run, tmp_path, hosts):
+    stopped = checkpoint.saved_steps(stopped_by_four)[-1]
+    workdir = shutil.copytree(stopped_by_four, tmp_path / "run")
+    if hosts == 1:
+        ends = [runs.train(full_recipe, workdir, XLA_FLAGS=runs.QUICK)]
+    else:
+        started = runs.start_hosts(hosts, full_recipe, workdir, XLA_FLAGS=runs.QUICK)
+        ends = [runs.finish(host) for host in started]
+    assert [code for code, _ in ends] == [0] * hosts and f"at step {stopped}" in ends[0][1], ends
     assert_same_to_rounding(full_run[0], workdir)
-    hosts = runs.start_hosts(3, full_recipe, tmp_path / "three", XLA_FLAGS=runs.QUICK)
-    ends = [runs.finish(host) for host in hosts]
-    assert [code for code, _ in ends] == [0] * 3, ends
-    assert_same_to_rounding(full_run[0], tmp_path / "three")
 
 
 @pytest.mark.parametrize(

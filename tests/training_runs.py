@@ -101,7 +101,7 @@ def start(recipe: Path, workdir: Path, *overrides: str, **environment: str) -> s
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
     """Exit code and what was said on stderr."""
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=600)
     return process.returncode, said
 
 
