@@ -28,7 +28,7 @@ import training_runs as runs
 from bert_jax import checkpoint, checksums
 from bert_jax.data.plan import RowSettings, plan_block
 from bert_jax.evaluate import open_corpora
-from bert_jax.metrics import read_lines
+from bert_jax.metrics import cut_lines, read_lines
 
 MILLION = 1_000_000
 OVERRIDES = ("--config.train.num_steps=2000000", "--config.train.eval_every=0", "--config.train.checkpoint_every=10")
@@ -92,6 +92,7 @@ def main() -> None:
         for step in checkpoint.saved_steps(folder / "run"):
             if step > 10:
                 shutil.rmtree(folder / "run" / "checkpoints" / str(step))
+        cut_lines(folder / "run" / "metrics.jsonl", 10)  # what was logged before the kill came
         forward(folder / "run", folder / "later")
         seconds: dict[int, list[float]] = {10: [], MILLION: []}
         for _ in range(flags.rounds):

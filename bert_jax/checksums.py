@@ -8,6 +8,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from data_prep.files import checksum, whole_file
 
@@ -45,16 +46,27 @@ def damage(directory: Path, below: str = "") -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{FILE} cannot be read"
 
-    def look(name: str) -> str | None:
-        try:
-            found = checksum(directory / name)
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError as error:
-            return f"{name}: {error.strerror}"
-        if found["bytes"] != chosen[name]["bytes"]:
-            return f"{name} has {found['bytes']} of {chosen[name]['bytes']} bytes"
-        return None if found == chosen[name] else f"{name} has other bytes than were written"
-
     with ThreadPoolExecutor(4) as pool:
-        return next((reason for reason in pool.map(look, chosen) if reason), None)
+        reasons = pool.map(lambda name: _compare(directory, name, chosen[name]), chosen)
+        return next((reason for reason in reasons if reason), None)
+
+
+def sound(directory: Path) -> set[str]:
+    """The files of a directory that are as they were written, by name; none where no checksums say so."""
+    try:
+        sums = json.loads((directory / FILE).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name, expected in sums.items() if _compare(directory, name, expected) is None}
+
+
+def _compare(directory: Path, name: str, expected: dict[str, Any]) -> str | None:
+    try:
+        found = checksum(directory / name)
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    if found["bytes"] != expected["bytes"]:
+        return f"{name} has {found['bytes']} of {expected['bytes']} bytes"
+    return None if found == expected else f"{name} has other bytes than were written"

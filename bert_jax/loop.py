@@ -14,9 +14,10 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax import checkpoint, cluster
+from bert_jax.compile_cache import CompileCache
 from bert_jax.config import Config
 from bert_jax.data.load import Loader, Position
-from bert_jax.evaluate import make_evaluate
+from bert_jax.evaluate import Evaluate, make_evaluate
 from bert_jax.ledger import NOT_FINITE, SPIKE, Ledger
 from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.reporting import Reporter, Rows, rows_as_text
@@ -33,13 +34,19 @@ DONE, DIVERGED, STOPPED = 0, 3, 75
 
 
 class Programs:
-    """The compiled step and evaluation of each phase, made when first asked for."""
+    """The compiled step and evaluation of each phase, made when first asked for.
 
-    def __init__(self, config: Config, mesh: Mesh, corpora: list[Corpus], tokenizer: Tokenizer):
+    Args:
+      config, mesh, corpora, tokenizer: the run's.
+      cache: where compiled programs are kept.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh, corpora: list[Corpus], tokenizer: Tokenizer, cache: CompileCache):
         self.config, self.mesh = config, mesh
         self.corpora, self.tokenizer = corpora, tokenizer
         self._steps: dict[int, Any] = {}
-        self.evaluate = functools.cache(lambda phase: make_evaluate(config, phase, mesh, corpora, tokenizer))
+        self._evaluations: dict[int, Evaluate] = {}
+        self._cache, self._sealed = cache, 0
 
     def has_step(self, phase: int) -> bool:
         """Whether the step of a phase has been compiled."""
@@ -52,6 +59,20 @@ class Programs:
             mask_fn = make_mask_fn(MaskSettings.of(self.config.data, seq_len, self.tokenizer))
             self._steps[phase] = make_train_step(self.config, self.mesh, mask_fn)
         return self._steps[phase]
+
+    def evaluate(self, phase: int) -> Evaluate:
+        """The evaluation of a phase."""
+        if phase not in self._evaluations:
+            args = (self.config, phase, self.mesh, self.corpora, self.tokenizer)
+            self._evaluations[phase] = make_evaluate(*args)
+        return self._evaluations[phase]
+
+    def keep(self) -> None:
+        """Called after a program has run: where it was a new one, it is in the cache now, whole."""
+        made = len(self._steps) + len(self._evaluations)
+        if made != self._sealed and jax.process_index() == 0:
+            self._cache.seal()
+        self._sealed = made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +200,7 @@ def _advance(
             size = config.phases()[after.phase].global_batch_size
             batch = cluster.to_devices(arrays, arrays["rows"], size, sharding)
             state, metrics = programs.step(after.phase)(state, batch)
+            programs.keep()
             watchdog.at("step", step)
             if pending is not None:
                 take(pending)
@@ -202,6 +224,7 @@ def _advance(
                 watchdog.at("evaluate", step)
                 going_on = functools.partial(watchdog.at, "evaluate", step)
                 held_out = programs.evaluate(after.phase)(state.params, going_on)
+                programs.keep()
                 reporter.held_out(updates, held_out)
                 if held_out["examples"]:
                     ledger = ledger.with_evaluation(updates, held_out)

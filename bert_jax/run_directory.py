@@ -54,7 +54,8 @@ def check_same_run(config: Config, corpora: list[Corpus], workdir: Path, change:
         if name not in CHANGEABLE:
             raise InputError(f"--change {name} is not possible; fields that may change: {', '.join(CHANGEABLE)}")
     if not (workdir / "config.json").exists():
-        if workdir.exists() and any(workdir.iterdir()):
+        # Hidden files are what a kill left of our own that were being written.
+        if workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
             raise InputError(f"{workdir} is not empty and holds no run; name a new --workdir")
         return []
     previous = checkpoint.read_config(workdir)
@@ -113,12 +114,13 @@ def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any
 def prepare(config: Config, corpora: list[Corpus], workdir: Path) -> None:
     """Writes what a run directory has from the start: the config and the tokenizer."""
     workdir.mkdir(parents=True, exist_ok=True)
+    # First of all: by this a run is known, should the rest not come about.
+    checkpoint.write_json(workdir / "config.json", checkpoint.config_json(config))
     if not (workdir / "tokenizer").exists():
         partial = workdir / ".tokenizer"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(corpora[0].tokenizer_dir, partial)
         partial.rename(workdir / "tokenizer")
-    checkpoint.write_json(workdir / "config.json", checkpoint.config_json(config))
 
 
 class RunCard:

@@ -7,7 +7,6 @@ and the same command goes on from the newest checkpoint with the very rows, pair
 import contextlib
 import dataclasses
 import errno
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from bert_jax import checkpoint, cluster
+from bert_jax.compile_cache import CompileCache
 from bert_jax.config import Config, check
 from bert_jax.convert.initialise import initial_params
 from bert_jax.data.load import Loader
@@ -77,13 +77,11 @@ def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[
     given = None if checkpoint.saved_steps(workdir) else initial_params(config, tokenizer)
     leader = jax.process_index() == 0
     _together("checked")  # a half-prepared directory would be taken for something else by a slower host
+    cache = CompileCache(workdir / "compile_cache")
     if leader:
         prepare(config, corpora, workdir)
+        cache.sweep()
     _together("prepared")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str((workdir / "compile_cache").absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
     card = RunCard(workdir, config, corpora, changes)
     watchdog = Watchdog(config.watchdog, f"[host {jax.process_index()}] " if jax.process_count() > 1 else "")
     watchdog.at("start", 0)
@@ -104,7 +102,7 @@ def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[
             reporter.position(0, ledger.position)
         device = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
         say(f"training {total - start} steps on {device}; the first step compiles", leader)
-        programs = Programs(config, mesh, corpora, tokenizer)
+        programs = Programs(config, mesh, corpora, tokenizer, cache)
         ended, ledger = train(programs, checkpoints, reporter, watchdog, stop, abstract, state, ledger)
         reporter.close()
     except (DiskFull, OSError) as error:

@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax import checkpoint
 from bert_jax.config import Config, OptimizerConfig, TrainConfig
-from bert_jax.run_directory import check_same_run
+from bert_jax.run_directory import check_same_run, prepare
 from data_prep.errors import InputError
 
 CONFIG = Config(
@@ -113,3 +113,25 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="not empty and holds no run"):
         check_same_run(CONFIG, [FakeCorpus()], tmp_path)
     assert check_same_run(CONFIG, [FakeCorpus()], tmp_path / "new") == []
+
+
+def test_a_kill_while_the_directory_is_prepared_does_not_lock_it(tmp_path, monkeypatch):
+    corpus = FakeCorpus()
+    corpus.tokenizer_dir = tmp_path / "tokenizer"
+    corpus.tokenizer_dir.mkdir()
+    (corpus.tokenizer_dir / "vocab.txt").write_text("[PAD]")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".123.config.json").write_text('{"half')
+    assert check_same_run(CONFIG, [corpus], run) == []
+
+    def dies(source, to):
+        to.mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("bert_jax.run_directory.shutil.copytree", dies)
+        prepare(CONFIG, [corpus], run)
+    assert check_same_run(CONFIG, [corpus], run) == []
+    prepare(CONFIG, [corpus], run)
+    assert (run / "tokenizer" / "vocab.txt").read_text() == "[PAD]"
