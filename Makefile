@@ -1,4 +1,4 @@
-# make install, quickstart, test, test-hf, test-long, lint, bench: each makes the environment that it needs.
+# make install, quickstart, test, test-hf, test-long, lint, bench, drill: each makes the environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 SEED ?= 0
 Q := quickstart
 
-.PHONY: install quickstart test test-hf test-long lint format bench clean
+.PHONY: install quickstart test test-hf test-long lint format bench drill clean
 
 install: $(VENV)/.installed
 
@@ -87,6 +87,11 @@ format: $(VENV)/.dev
 bench: $(VENV)/.hf
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/step_cpu.py
+	$(BIN)/python benchmarks/resume.py
+
+KILLS ?= 100
+drill: $(VENV)/.dev
+	$(BIN)/python benchmarks/drill.py --kills $(KILLS)
 
 clean:
 	rm -rf $(VENV) $(Q) build *.egg-info

@@ -1,16 +1,15 @@
-"""Checkpoints: the only file that knows Orbax.
+"""Model directories: what a run, a fine-tuning or an import leaves, read and written.
 
 A model directory, whoever wrote it (a run, a fine-tuning, an import), holds
 
     config.json           the config, every field, and a format version
     run.json              the run card; for a fine-tuned model also its task and labels (`card`)
     tokenizer/            the tokenizer's own files
-    checkpoints/<step>/   params; for a run also opt_state, loader (JSON) and config (JSON)
+    checkpoints/<step>/   params; for a run also opt_state, loader (JSON) and config (JSON); checksums.json
 """
 
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
 import shutil
@@ -27,15 +26,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers as managers
 
+from bert_jax import checksums
 from bert_jax.config import Config, ModelConfig, from_dict, to_dict
-from bert_jax.train_state import TrainState
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 
-FORMAT_VERSION = 1
-_ITEMS = ("params", "opt_state", "loader", "config")
+FORMAT_VERSION = 2  # 2 has checksums and, in runs, the ledger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,146 +51,7 @@ class SavedModel:
     card: dict[str, Any]
 
 
-class CheckpointsDamaged(Exception):
-    """No checkpoint of a run can be read."""
-
-
-class DiskFull(Exception):
-    """A checkpoint could not be written for want of room; those before it are untouched."""
-
-
-@contextlib.contextmanager
-def _naming_full_disks() -> Iterator[None]:
-    """Turns what Orbax and TensorStore say of a full disk into `DiskFull`: their errors are of many types, not all
-    OSErrors."""
-    try:
-        yield
-    except Exception as error:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if getattr(error, "errno", None) in full or any(f"os_error_code='{code}'" in str(error) for code in full):
-            raise DiskFull from error
-        raise
-
-
-class Checkpoints:
-    """The checkpoints of a run: saved asynchronously, the newest readable one restored onto any mesh.
-
-    Args:
-      directory: `RUN/checkpoints`.
-      keep: how many of the newest stay; step 0 always does.
-    """
-
-    def __init__(self, directory: Path, keep: int):
-        self._directory = epath.Path(directory)
-        _quiet_orbax()
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            item_names=_ITEMS,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), managers.CustomSteps([0])]),
-                cleanup_tmp_directories=True,
-            ),
-        )
-
-    def save(self, step: int, state: TrainState, loader: dict[str, Any], config: dict[str, Any]) -> None:
-        """Begins to save; returns once the arrays are copied, so that the state may be donated.
-
-        Raises:
-          DiskFull: there was no room for this checkpoint or the one begun before it.
-        """
-        items = ocp.args.Composite(
-            params=ocp.args.PyTreeSave(state.params),
-            opt_state=ocp.args.PyTreeSave(state.opt_state),
-            loader=ocp.args.JsonSave(loader),
-            config=ocp.args.JsonSave(config),
-        )
-        self.wait()
-        # Looked at beforehand: Orbax survives a disk that fills up while it writes, but buries the reason in
-        # tracebacks.
-        if shutil.disk_usage(self._directory).free < 1.02 * _local_bytes(state) + 2**20:
-            raise DiskFull
-        with _naming_full_disks():
-            self._manager.save(step, args=items)
-
-    def steps(self) -> list[int]:
-        """Steps saved, ascending."""
-        return sorted(self._manager.all_steps())
-
-    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, on the shardings of `abstract`; None where there is none at all.
-
-        A checkpoint that cannot be read is said in one line on stderr and moved aside as `<step>.damaged`.
-
-        Raises:
-          CheckpointsDamaged: there are checkpoints, and none can be read.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
-            try:
-                return self._restore(step, abstract)
-            except Exception as error:  # whatever Orbax, TensorStore or the file system says of damaged files
-                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-                aside = self._directory / f"{step}.damaged"
-                print(
-                    f"warning: checkpoint {self._directory / str(step)} cannot be read ({reason[:120]}); "
-                    f"moved to {aside.name}, taking the one before",
-                    file=sys.stderr,
-                )
-                if jax.process_index() == 0:
-                    if aside.exists():
-                        aside.rmtree()
-                    (self._directory / str(step)).rename(aside)
-                self._manager.reload()
-        if steps:
-            raise CheckpointsDamaged(f"none of the checkpoints in {self._directory} can be read; start a new --workdir")
-        return None
-
-    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        def onto(tree: Any) -> Any:
-            return ocp.args.PyTreeRestore(
-                item=tree,
-                restore_args=jax.tree.map(
-                    lambda leaf: ocp.ArrayRestoreArgs(
-                        sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
-                    ),
-                    tree,
-                ),
-            )
-
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=onto(abstract.params), opt_state=onto(abstract.opt_state), loader=ocp.args.JsonRestore()
-            ),
-        )
-        count = jax.device_put(np.int32(step), abstract.step.sharding)
-        return TrainState(step=count, params=restored.params, opt_state=restored.opt_state), restored.loader
-
-    def wait(self) -> None:
-        """Returns when everything begun is on disk.
-
-        Raises:
-          DiskFull: there was no room for it.
-        """
-        with _naming_full_disks():
-            self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Waits and frees the threads."""
-        self._manager.close()
-
-
-def _local_bytes(state: TrainState) -> int:
-    """Bytes of a state that this process writes: of every shard, one copy."""
-    return sum(
-        shard.data.nbytes
-        for leaf in jax.tree.leaves(state)
-        for shard in leaf.addressable_shards
-        if shard.replica_id == 0
-    )
-
-
-def _quiet_orbax() -> None:
+def quiet_orbax() -> None:
     """Keeps Orbax from speaking where we speak.
 
     It warns at every restore onto another topology, which is what we ask for, and its saving threads print tracebacks
@@ -266,6 +124,18 @@ def saved_steps(directory: Path) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
 
 
+def damage(checkpoint: Path, below: str = "") -> str | None:
+    """What is wrong with the files of `checkpoints/<step>` (those whose path begins with `below`), in a few words, or
+    None."""
+    reason = checksums.damage(checkpoint, below)
+    if reason is not None and not (checkpoint / checksums.FILE).exists():
+        # The config inside, of a run, or the model directory's says whether there were checksums yet.
+        for path in (checkpoint / "config" / "metadata", checkpoint.parent.parent / "config.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                return None if json.loads(path.read_text())["format_version"] < 2 else reason
+    return reason
+
+
 def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
     """Reads a model from a directory; the newest checkpoint unless a step is given.
 
@@ -281,13 +151,15 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
     step = steps[-1] if step is None else step
     if step not in steps:
         raise InputError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    _quiet_orbax()
+    quiet_orbax()
     with ocp.PyTreeCheckpointer() as reader:
-        path = epath.Path(directory.absolute()) / "checkpoints" / str(step) / "params"
+        path = directory.absolute() / "checkpoints" / str(step) / "params"
         try:
-            metadata = reader.metadata(path).item_metadata
+            if damaged := damage(path.parent, "params/"):
+                raise ValueError(damaged)
+            metadata = reader.metadata(epath.Path(path)).item_metadata
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-            params = reader.restore(path, restore_args=as_numpy)
+            params = reader.restore(epath.Path(path), restore_args=as_numpy)
         except Exception as error:  # whatever Orbax, TensorStore or the file system says of damaged files
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"{path} cannot be read ({reason[:120]}); choose another with --step") from None
@@ -311,9 +183,11 @@ def write_model(directory: Path, model: SavedModel) -> None:
     write_json(directory / "config.json", config_json(config))
     write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card})
     shutil.copytree(model.tokenizer_dir, directory / "tokenizer")
-    _quiet_orbax()
+    quiet_orbax()
     with ocp.PyTreeCheckpointer() as writer:
-        writer.save(epath.Path(directory.absolute()) / "checkpoints" / str(model.step) / "params", model.params)
+        path = directory.absolute() / "checkpoints" / str(model.step)
+        writer.save(epath.Path(path) / "params", model.params)
+    checksums.write(path)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         arguments, engine_options = arguments[:border], arguments[border + 1 :]
     options, rest = parser.parse_known_args(arguments)
     options.engine_options = engine_options
+    options.words = arguments
     options.overrides = [word for word in rest if word.startswith("--config.")]
     unknown = [word for word in rest if not word.startswith("--config.")]
     if unknown or (options.overrides and getattr(options, "config", None) is None):
@@ -170,6 +171,13 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     pretrain.add_argument("--config", required=True, help="recipe; fields are overridden by --config.a.b=value")
     pretrain.add_argument("--workdir", required=True, help="run directory, new or to go on with")
+    pretrain.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="go on with another value of this field than the run was started with, as in optimizer.learning_rate",
+    )
 
     inspect = add(
         "inspect", _inspect, "Show the batches of some steps as the model sees them.", "inspect runs/tiny --step 100"
@@ -178,6 +186,9 @@ def _build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--config", help="recipe, for a run that has not begun")
     inspect.add_argument("--step", type=int, required=True)
     inspect.add_argument("--steps", type=int, default=1, help="how many, from --step on")
+    inspect.add_argument(
+        "--unskipped", action="store_true", help="with the rows that the run later passed over, where they first stood"
+    )
     inspect.add_argument("--npz", help="write the arrays, stacked, instead of text")
 
     evaluate = add("evaluate", _evaluate, "Held-out loss and accuracy, as JSON.", "evaluate runs/tiny")
@@ -336,10 +347,20 @@ def _pretrain(options: argparse.Namespace) -> int:
     # Must be set before jax meets a device: reductions on GPU in a fixed order, so that a resumed run repeats every
     # bit.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    from bert_jax import supervisor
+
+    several = supervisor.one_of_several()
+    if several and not supervisor.is_child():
+        return supervisor.supervise(options.words)
+    if several:
+        supervisor.end_with_parent()
+    from bert_jax.stopping import StopSignal
+
+    stop = StopSignal(several)
     from bert_jax.config_file import load
     from bert_jax.train import pretrain
 
-    return pretrain(load(options.config, options.overrides), Path(options.workdir))
+    return pretrain(load(options.config, options.overrides), Path(options.workdir), stop, options.change)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -350,7 +371,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
     config = load(options.config, options.overrides) if options.config else None
     run = Path(options.workdir) if options.workdir else None
-    text = inspect(config, run, options.step, options.steps, options.npz)
+    text = inspect(config, run, options.step, options.steps, options.npz, options.unskipped)
     if text is not None:
         print(text)
 

@@ -1,41 +1,93 @@
 """One command on one host or many: finds the cluster it runs in, and moves rows onto the devices of all hosts."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-# What says that this process is one of several: the variable, and whether its value means more than one.
-_SEVERAL = {
-    "JAX_NUM_PROCESSES": lambda value: int(value) > 1,
-    "SLURM_STEP_NUM_TASKS": lambda value: int(value) > 1,
-    "OMPI_COMM_WORLD_SIZE": lambda value: int(value) > 1,
-    "TPU_WORKER_HOSTNAMES": lambda value: "," in value,
-    "MEGASCALE_NUM_SLICES": lambda value: int(value) > 1,
-}
+from bert_jax.supervisor import one_of_several
+from data_prep.errors import InputError
+
+# What jax, Gloo and Orbax say when another process cannot be reached any more.
+_PEER_LOST = re.compile(
+    r"gloo|peer|connection|heartbeat|coordination|barrier|unavailable|deadline.exceeded|nccl|timed out", re.IGNORECASE
+)
+STOPPED = 75
 
 
-def join(environment: Mapping[str, str] = os.environ) -> None:
+def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None:
     """Joins the processes of a pod or job where the environment shows one; does nothing on one host.
 
     `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name a cluster explicitly; Slurm, Open MPI and
     TPU pods are recognised by jax itself. Must run before anything else touches a device.
+
+    Args:
+      peer_seconds: a process that has not been heard of for so long counts as dead, and the others end.
+      environment: of this process.
     """
-    if not any(name in environment and several(environment[name]) for name, several in _SEVERAL.items()):
+    if not one_of_several(environment):
         return
     if environment.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    named: dict[str, Any] = {}
     if "JAX_NUM_PROCESSES" in environment:
-        jax.distributed.initialize(
+        named = dict(
             coordinator_address=environment["JAX_COORDINATOR_ADDRESS"],
             num_processes=int(environment["JAX_NUM_PROCESSES"]),
             process_id=int(environment["JAX_PROCESS_ID"]),
         )
-    else:
-        jax.distributed.initialize()
+    try:
+        jax.distributed.initialize(**named, heartbeat_timeout_seconds=peer_seconds)
+    except jax.errors.JaxRuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")[:120]
+        say = f"error: the hosts of the run did not find each other ({reason}); run the same command again on all hosts"
+        print(say, file=sys.stderr, flush=True)
+        os._exit(STOPPED)
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Around a run: a process of several that fails ends at once, so that the others notice.
+
+    An orderly end would wait for processes that are gone or hang. A failure that another process's loss explains ends
+    in one line and exit code 75. On one host nothing is changed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        if isinstance(error, InputError):
+            code, text = 2, f"error: {' '.join(str(error).split())}"
+        elif isinstance(error, jax.errors.JaxRuntimeError | TimeoutError | ValueError) and _PEER_LOST.search(
+            str(error)
+        ):
+            reason = next(iter(str(error).splitlines()), "")[:120]
+            code = STOPPED
+            text = (
+                f"error: another host of the run is gone ({reason}); "
+                "the last checkpoint is good: run the same command again on all hosts"
+            )
+        else:
+            code, text = 1, "".join(traceback.format_exception(error))
+        print(text, file=sys.stderr, flush=True)
+        leave(code)
+
+
+def leave(code: int) -> int:
+    """Returns the exit code on one host; ends a process of several at once."""
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def local_rows(sharding: NamedSharding, size: int) -> np.ndarray:

@@ -87,6 +87,7 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 0  # 0: only at the end
     checkpoint_every: int = 1000
+    max_skipped: int = 5  # updates in a row with a loss or gradient that is no number, then back to the last checkpoint
     phases: tuple[PhaseConfig, ...] = ()
 
 
@@ -116,9 +117,21 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """`keep` newest checkpoints stay; step 0 never counts."""
+    """`keep` newest checkpoints stay, and those of steps divisible by `keep_every` (0: none); step 0 and the one with
+    the best held-out loss stay and never count."""
 
     keep: int = 3
+    keep_every: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchdogConfig:
+    """Seconds: of one stage of a step until a warning and until the process ends with 75 (0: never), both five times as
+    long while compiling; and of silence until another process counts as dead."""
+
+    warn_seconds: float = 300.0
+    stop_seconds: float = 3600.0
+    peer_seconds: int = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +146,7 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
     def phases(self) -> tuple[PhaseConfig, ...]:
         """The phases of the run, one where none are given."""
@@ -265,7 +279,16 @@ def check(config: Config) -> None:
     _at_least("config.train.log_every", train.log_every, 1)
     _at_least("config.train.eval_every", train.eval_every, 0)
     _at_least("config.train.checkpoint_every", train.checkpoint_every, 1)
+    _at_least("config.train.max_skipped", train.max_skipped, 1)
     _at_least("config.checkpoint.keep", config.checkpoint.keep, 1)
+    _at_least("config.checkpoint.keep_every", config.checkpoint.keep_every, 0)
+    _at_least("config.watchdog.peer_seconds", config.watchdog.peer_seconds, 1)
+    for name, seconds in (
+        ("warn_seconds", config.watchdog.warn_seconds),
+        ("stop_seconds", config.watchdog.stop_seconds),
+    ):
+        if not 0 <= seconds < math.inf or (name == "warn_seconds" and seconds == 0):
+            raise InputError(f"config.watchdog.{name}={seconds} is no time to wait; give seconds")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"config.seed={config.seed} does not fit; give a number from 0 to 2**32 - 1")
     for i, phase in enumerate(config.phases()):

@@ -21,7 +21,7 @@ from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
-Evaluate = Callable[[Any], dict[str, float]]
+Evaluate = Callable[..., dict[str, float]]
 
 
 def batch_rows(config: Config, phase: int) -> int:
@@ -33,16 +33,18 @@ def make_evaluate(config: Config, phase: int, mesh: Mesh, corpora: list[Corpus],
     """`evaluate(params)` over the validation splits, or splits of several corpora one after another.
 
     Returns:
-      A function of placed params that returns mlm_loss, mlm_accuracy, nsp_loss and nsp_accuracy (the last two where the
-      objective has them) as means over all predictions, and tokens and examples, counted.
+      A function of placed params (and of something to call before each batch) that returns mlm_loss, mlm_accuracy,
+      nsp_loss and nsp_accuracy (the last two where the objective has them) as means over all predictions, and tokens
+      and examples, counted.
     """
     seq_len = config.phases()[phase].seq_len
     mask_fn = make_mask_fn(MaskSettings.of(config.data, seq_len, tokenizer))
     eval_step = make_eval_step(config, mesh, mask_fn)
 
-    def evaluate(params: Any) -> dict[str, float]:
+    def evaluate(params: Any, going_on: Callable[[], None] = lambda: None) -> dict[str, float]:
         sums: dict[str, float] = {}
         for batch in _batches(config, phase, mesh, corpora, tokenizer):
+            going_on()
             for name, value in jax.device_get(eval_step(params, batch)).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         return _means(sums)

@@ -12,6 +12,7 @@ from bert_jax.data.load import Loader, Position
 from bert_jax.evaluate import open_corpora
 from bert_jax.masking import IGNORED, MaskSettings, make_mask_fn
 from bert_jax.metrics import read_lines
+from bert_jax.reporting import POSITIONS
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 from data_prep.tokenizer import Tokenizer, load_tokenizer
@@ -28,13 +29,16 @@ ARRAYS = (
 )
 
 
-def batches(config: Config, run: Path | None, step: int, count: int) -> tuple[list[dict[str, np.ndarray]], Tokenizer]:
+def batches(
+    config: Config, run: Path | None, step: int, count: int, unskipped: bool = False
+) -> tuple[list[dict[str, np.ndarray]], Tokenizer]:
     """The batches of steps `step` to `step + count - 1`, masked as the model gets them, and their tokenizer.
 
     Args:
       config: of the run or recipe.
       run: its directory, whose log of positions spares counting from the start; or None.
       step, count: which steps.
+      unskipped: as if the run had never gone back and passed over rows: shows those rows where they first stood.
 
     Raises:
       InputError: steps outside the run, or steps of phases with rows of different lengths.
@@ -45,7 +49,7 @@ def batches(config: Config, run: Path | None, step: int, count: int) -> tuple[li
     corpora = open_corpora(config)
     tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
     loader = Loader(config, corpora, tokenizer)
-    at, position = _nearest_position(run, step, loader.start())
+    at, position = _nearest_position(run, step, loader.start(), unskipped)
     found = []
     seq_lens = set()
     for current in range(at, step + count):
@@ -63,12 +67,20 @@ def batches(config: Config, run: Path | None, step: int, count: int) -> tuple[li
     return found, tokenizer
 
 
-def _nearest_position(run: Path | None, step: int, start: Position) -> tuple[int, Position]:
-    log = run / "positions.jsonl" if run is not None else None
-    known = [line for line in read_lines(log) if line["step"] <= step] if log is not None and log.exists() else []
+def _nearest_position(run: Path | None, step: int, start: Position, unskipped: bool) -> tuple[int, Position]:
+    log = run / POSITIONS if run is not None else None
+    lines = read_lines(log) if log is not None and log.exists() else []
+    if unskipped:  # until rows were first passed over, every position is what it would have been
+        until = min((first for line in lines for first, _ in line["position"].get("skip", [])), default=step)
+        lines = [
+            {"step": line["step"], "position": line["position"] | {"skip": []}}
+            for line in lines
+            if line["step"] <= until
+        ]
+    known = [line for line in lines if line["step"] <= step]
     if not known:
         return 0, start
-    last = max(known, key=lambda line: line["step"])
+    last = max(reversed(known), key=lambda line: line["step"])  # of several the last: the run went back there
     return last["step"], Position.from_json(last["position"])
 
 
@@ -103,12 +115,14 @@ def stacked(found: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([batch[name] for batch in found]).astype(np.int32) for name in ARRAYS}
 
 
-def inspect(config: Config | None, run: Path | None, step: int, count: int, npz: str | None) -> Any:
+def inspect(
+    config: Config | None, run: Path | None, step: int, count: int, npz: str | None, unskipped: bool = False
+) -> Any:
     """What `bert-jax inspect` does: the text to print, or None once the arrays are written."""
     if config is None:
         assert run is not None
         config = checkpoint.read_config(run)
-    found, tokenizer = batches(config, run, step, count)
+    found, tokenizer = batches(config, run, step, count, unskipped)
     if npz is None:
         return "\n".join(as_text(batch, step + i, tokenizer) for i, batch in enumerate(found))
     with whole_file(Path(npz)) as partial, partial.open("wb") as file:

@@ -1,13 +1,13 @@
 """What a run writes down: metrics.jsonl, TensorBoard, throughput and model FLOP utilisation."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from bert_jax.config import Config
-from data_prep.files import whole_file
 
 # Peak dense bfloat16 FLOP/s of a device, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -58,13 +58,10 @@ class MetricsFile:
     """
 
     def __init__(self, workdir: Path, updates: int):
-        # Imported here: TensorBoard's writer is slow to import, and only training needs it.
-        from tensorboardX import SummaryWriter
-
         path = workdir / "metrics.jsonl"
         cut_lines(path, updates)
         self._file = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=updates)
+        self._board = _summary_writer()(str(workdir / "tensorboard"), purge_step=updates)
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes a line, whose `step` is the step, to both places."""
@@ -80,21 +77,58 @@ class MetricsFile:
         self._board.close()
 
 
+def _summary_writer() -> Any:
+    """TensorBoard's writer, imported here because it is slow to import and only training needs it.
+
+    Where PyTorch is installed, it would import all of that too, for tensors that it is never given.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 def cut_lines(path: Path, updates: int) -> None:
-    """Keeps the lines of steps below `updates`, and the evaluations made with at most `updates` updates."""
+    """Cuts what is about later steps: keeps the lines of steps below `updates`, and the evaluations made with at most
+    `updates` updates.
+
+    Lines stand in order, so only the end of the file is read, however long the run has been.
+    """
     if not path.exists():
         return
-    kept = []
-    for text in path.read_text().splitlines():
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        tail, begin = b"", end
+        while True:  # `tail` is the file from `begin` on
+            first = 0 if begin == 0 else tail.find(b"\n") + 1  # a line may begin before `begin`
+            keep = _kept(tail[first:], updates)
+            if keep or begin == 0:
+                file.truncate(begin + first + keep)
+                return
+            size = min(begin, max(2**16, len(tail)))
+            begin -= size
+            file.seek(begin)
+            tail = file.read(size) + tail
+
+
+def _kept(text: bytes, updates: int) -> int:
+    """How many bytes of whole lines stay."""
+    kept = 0
+    for part in text.splitlines(keepends=True):
         try:
-            line = json.loads(text)
+            line = json.loads(part)
         except ValueError:
             break  # the last line of a killed run
         limit = updates + 1 if is_evaluation(line) else updates
-        if line["step"] < limit:
-            kept.append(text + "\n")
-    with whole_file(path) as partial:
-        partial.write_text("".join(kept))
+        if line["step"] >= limit or not part.endswith(b"\n"):
+            break
+        kept += len(part)
+    return kept
 
 
 def is_evaluation(line: dict[str, Any]) -> bool:

@@ -95,7 +95,7 @@ def _facts(read: dict[str, Any]) -> list[list[str]]:
         add("tokens", last["tokens"])
         add("padding", f"{last['padding']:.1%}")
         add("tokens a second (median)", f"{speeds[len(speeds) // 2]:,.0f}")
-        add("loss at the last step", f"{last['loss']:.4f}")
+        add("loss at the last step", None if last["loss"] is None else f"{last['loss']:.4f}")
         for name in ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy"):
             value = held_out[-1].get(f"eval/{name}") if held_out else None
             add(f"held-out {name.replace('_', ' ')}", None if value is None else f"{value:.4f}")

@@ -7,286 +7,151 @@ and the same command goes on from the newest checkpoint with the very rows, pair
 import contextlib
 import dataclasses
 import errno
-import functools
-import importlib.metadata
-import json
-import math
-import os
-import platform
-import shutil
-import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
-import bert_jax
 from bert_jax import checkpoint, cluster
-from bert_jax.checkpoint import Checkpoints, DiskFull
-from bert_jax.config import Config, check, max_predictions, to_dict
+from bert_jax.compile_cache import CompileCache
+from bert_jax.config import Config, check
 from bert_jax.convert.initialise import initial_params
-from bert_jax.data.load import Loader, Position
-from bert_jax.data.plan import RowSettings
-from bert_jax.evaluate import make_evaluate, open_corpora
-from bert_jax.masking import MaskSettings, make_mask_fn
-from bert_jax.metrics import MetricsFile, Progress, duration, peak_flops, step_flops
-from bert_jax.mixture import corpora_card, corpus_totals, shares
-from bert_jax.sharding import batch_sharding, check_mesh, make_mesh, state_shardings
-from bert_jax.train_state import abstract_state, create_state
-from bert_jax.train_step import make_train_step
+from bert_jax.data.load import Loader
+from bert_jax.evaluate import open_corpora
+from bert_jax.ledger import Ledger
+from bert_jax.loop import DIVERGED, DONE, STOPPED, Programs, train
+from bert_jax.metrics import duration
+from bert_jax.reporting import Reporter, say
+from bert_jax.run_checkpoints import Checkpoints, DiskFull
+from bert_jax.run_directory import RunCard, check_same_run, prepare
+from bert_jax.sharding import check_mesh, make_mesh, state_shardings
+from bert_jax.stopping import StopSignal
+from bert_jax.train_state import TrainState, abstract_state, create_state
+from bert_jax.watchdog import Watchdog
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
-DONE, DIVERGED, STOPPED = 0, 3, 75
-# What another start of the same run may change: nothing here enters a number that the run computes.
-_FREE_FIELDS = (
-    "mesh",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "checkpoint.keep",
-    "data.corpus",
-)
 
-
-def pretrain(config: Config, workdir: Path) -> int:
+def pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[str] = ()) -> int:
     """Trains, or goes on training, the run in `workdir`.
+
+    Args:
+      config: checked.
+      workdir: new, or of the same run.
+      stop: tells when a signal asks to stop.
+      change: fields that the run in `workdir` may have otherwise, see `run_directory.CHANGEABLE`.
 
     Returns:
       0 finished; 75 stopped by a signal or a full disk with a good checkpoint on disk: the same command goes on; 3 the
-      loss is not a number any more.
+      loss is not a number any more, and going back to the last checkpoint did not help.
 
     Raises:
       InputError: something the user gave is wrong; nothing has been overwritten.
     """
-    cluster.join()
+    cluster.join(config.watchdog.peer_seconds)
+    with cluster.ending_together():
+        return _pretrain(config, workdir, stop, change)
+
+
+def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[str]) -> int:
     check(config)
     corpora = open_corpora(config)
     tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
     config = _fill_vocabulary(config, tokenizer)
-    _check_workdir(config, corpora, workdir)
-    if checkpoint.saved_steps(workdir)[-1:] == [config.num_steps()]:
-        print(f"{workdir} is finished: {config.num_steps()} steps; checkpoint {config.num_steps()}", file=sys.stderr)
+    changes = check_same_run(config, corpora, workdir, change)
+    total = config.num_steps()
+    last = workdir / "checkpoints" / str(total)
+    if checkpoint.saved_steps(workdir)[-1:] == [total] and checkpoint.damage(last) is None:
+        print(f"{workdir} is finished: {total} steps; checkpoint {total}", file=sys.stderr)
         return DONE
     mesh = make_mesh(config.mesh)
     check_mesh(config, mesh)
     for corpus in corpora:
         _check_size(corpus, config)
-
     given = None if checkpoint.saved_steps(workdir) else initial_params(config, tokenizer)
     leader = jax.process_index() == 0
+    _together("checked")  # a half-prepared directory would be taken for something else by a slower host
+    cache = CompileCache(workdir / "compile_cache")
     if leader:
-        _prepare_workdir(config, corpora, workdir)
-    _barrier("workdir")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str((workdir / "compile_cache").absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-    loader = Loader(config, corpora, tokenizer)
-    checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint.keep)
-    abstract = abstract_state(config)
-    placed = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        state_shardings(mesh, abstract),
-    )
-    restored = checkpoints.restore_newest(placed)
-    if restored is None:
-        state = create_state(config, mesh, given)
-        start, position, tokens, examples = 0, loader.start(), 0, 0
-        checkpoints.save(0, state, _loader_json(position, tokens, examples), checkpoint.config_json(config))
-        _log_position(workdir, 0, position, leader)
-    else:
-        state, saved = restored
-        start = int(state.step)
-        position, tokens, examples = Position.from_json(saved["position"]), saved["tokens"], saved["examples"]
-        _say(f"resuming {workdir} at step {start}", leader)
-
-    stop = _StopSignal()
-    writer = MetricsFile(workdir, start) if leader else None
-    run_card = _RunCard(workdir, config, corpora, leader)
-    run_card.end("running", position)
-    progress = Progress()
-    sharding = batch_sharding(mesh)
-    rows_of = functools.partial(cluster.local_rows, sharding)
-    phases, total = config.phases(), config.num_steps()
-    peak = peak_flops(jax.devices()[0].device_kind)
-    steps: dict[int, Any] = {}  # by phase, compiled once
-    evaluates: dict[int, Any] = {}
-    pending: tuple[int, Position, dict[str, jax.Array]] | None = None
-    clock = began = time.monotonic()
-    ended = DONE
-
-    def report(step: int, after: Position, metrics: dict[str, jax.Array]) -> bool:
-        """Takes in the metrics of a step that has been computed; False where its loss is no number."""
-        nonlocal tokens, examples, clock
-        phase = after.phase
-        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
-        now = time.monotonic()
-        seconds, clock = now - clock, now
-        step_tokens = values["tokens"]
-        tokens, examples = tokens + step_tokens, examples + values["examples"]
-        if not math.isfinite(values["loss"]):
-            return False
-        if leader and (step % config.train.log_every == 0 or step + 1 == total):
-            settings = RowSettings.of(config.data, phases[phase].seq_len)
-            slots = max_predictions(config.data, settings.seq_len)
-            flops = step_flops(config, settings.seq_len, phases[phase].global_batch_size, slots, settings.max_examples)
-            values |= {"tokens": tokens, "examples": examples}
-            values |= {"tokens_per_second": step_tokens / seconds, "step_seconds": seconds}
-            values["mfu"] = flops / seconds / (peak * jax.device_count()) if peak else None
-            if len(corpora) > 1:
-                values |= corpus_totals(corpora, after)
-            assert writer is not None
-            writer.write({"step": step, **values})
-        left = (now - began) / max(1, step + 1 - start) * (total - step - 1)
-        if leader:
-            progress.show(
-                f"step {step + 1}/{total}  loss {values['loss']:.4f}  mlm {values['mlm_loss']:.4f}  "
-                f"{step_tokens / seconds:,.0f} tokens/s  {duration(left)} left",
-                last=step + 1 == total,
-            )
-        return True
-
-    _say(
-        f"training {total - start} steps on {jax.device_count()} {jax.devices()[0].device_kind} device(s); "
-        f"the first step compiles",
-        leader,
-    )
+        prepare(config, corpora, workdir)
+        cache.sweep()
+    _together("prepared")
+    card = RunCard(workdir, config, corpora, changes)
+    watchdog = Watchdog(config.watchdog, f"[host {jax.process_index()}] " if jax.process_count() > 1 else "")
+    watchdog.at("start", 0)
+    checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint)
+    began = time.monotonic()
     try:
-        for step, (arrays, after) in enumerate(loader.batches(position, start, rows_of), start):
-            phase = after.phase
-            if phase not in steps:
-                mask_fn = make_mask_fn(MaskSettings.of(config.data, phases[phase].seq_len, tokenizer))
-                steps[phase] = make_train_step(config, mesh, mask_fn)
-            size = phases[phase].global_batch_size
-            batch = cluster.to_devices(arrays, arrays["rows"], size, sharding)
-            state, metrics = steps[phase](state, batch)
-            if pending is not None and not report(*pending):
-                ended = DIVERGED
-                break
-            pending = (step, after, metrics)
-            position, updates = after, step + 1
-
-            stopping = updates < total and stop.agreed(updates)
-            evaluating = updates == total or (config.train.eval_every and updates % config.train.eval_every == 0)
-            saving = stopping or updates == total or updates % config.train.checkpoint_every == 0
-            if not (evaluating or saving):
-                continue
-            if not report(*pending):
-                ended = DIVERGED
-                break
-            pending = None
-            if evaluating:  # before the save: a resumed run begins after both
-                if phase not in evaluates:
-                    evaluates[phase] = make_evaluate(config, phase, mesh, corpora, tokenizer)
-                held_out = evaluates[phase](state.params)
-                if writer is not None and held_out["examples"]:
-                    writer.write({"step": updates, **{f"eval/{name}": value for name, value in held_out.items()}})
-                    _say(f"step {updates}: held-out mlm loss {held_out['mlm_loss']:.4f}", leader)
-            if saving:
-                checkpoints.save(
-                    updates, state, _loader_json(position, tokens, examples), checkpoint.config_json(config)
-                )
-                _log_position(workdir, updates, position, leader)
-            clock = time.monotonic()
-            if stopping:
-                ended = STOPPED
-                break
-        checkpoints.wait()
+        abstract = _placed(config, mesh)
+        restored = checkpoints.restore_newest(abstract)
+        start = int(restored[0].step) if restored else 0
+        reporter = Reporter(workdir, config, corpora, start)
+        if restored:
+            state, ledger = restored
+            say(f"resuming {workdir} at step {start}", leader)
+        else:
+            state = create_state(config, mesh, given)
+            ledger = Ledger(Loader(config, corpora, tokenizer).start())
+            checkpoints.save(0, state, ledger, checkpoint.config_json(config), only_best=False)
+            reporter.position(0, ledger.position)
+        card.end("running", ledger.position)
+        device = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
+        say(f"training {total - start} steps on {device}; the first step compiles", leader)
+        programs = Programs(config, mesh, corpora, tokenizer, cache)
+        ended, ledger = train(programs, checkpoints, reporter, watchdog, stop, abstract, state, ledger)
+        reporter.close()
     except (DiskFull, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        good = checkpoint.saved_steps(workdir)[-1]
-        _say(
-            f"error: the disk of {workdir} is full; checkpoint {good} is the last good one: "
-            "free some space and run the same command again",
-            leader,
-        )
+        checkpoints.discard_unfinished()
+        steps = checkpoint.saved_steps(workdir)
+        good = f"checkpoint {steps[-1]} is the last good one" if steps else "nothing is saved yet"
+        say(f"error: the disk of {workdir} is full; {good}: free some space and run the same command again")
         with contextlib.suppress(OSError):
-            run_card.end("disk full", position)
-        return STOPPED
+            card.end("disk full")
+        return cluster.leave(STOPPED)
     finally:
-        if writer is not None:
-            writer.close()
+        watchdog.close()
     checkpoints.close()
-    updates = checkpoint.saved_steps(workdir)[-1]
+    good = str(checkpoint.saved_steps(workdir)[-1])
+    facts = {"skipped_updates": ledger.losses.skipped} | (
+        {"best": dataclasses.asdict(ledger.best)} if ledger.best else {}
+    )
     if ended == DIVERGED:
-        run_card.end("diverged", position)
-        _say(
-            f"error: the loss is not a number any more; checkpoint {updates} in {workdir} is the last good one. "
-            "Lower config.optimizer.learning_rate or lengthen warmup_steps, and start a new --workdir",
+        card.end("diverged", ledger.position, **facts)
+        say(
+            f"error: the loss is not a number any more, also after going back; checkpoint {good} in {workdir} is the "
+            "last good one. Lower config.optimizer.learning_rate or lengthen warmup_steps, and start a new --workdir",
             leader,
         )
     elif ended == STOPPED:
-        run_card.end("stopped by a signal", position)
-        _say(f"stopped at step {updates} and saved; run the same command again to go on", leader)
+        card.end("stopped by a signal", ledger.position, **facts)
+        say(f"stopped; checkpoint {good} is saved: run the same command again to go on", leader)
     else:
-        run_card.end("finished", position)
-        _say(f"finished: {total} steps in {duration(time.monotonic() - began)}; the model is in {workdir}", leader)
+        card.end("finished", ledger.position, **facts)
+        say(f"finished: {total} steps in {duration(time.monotonic() - began)}; the model is in {workdir}", leader)
     return ended
 
 
-class _StopSignal:
-    """SIGTERM or SIGINT was received; with several processes, all of them agree at which step to stop."""
-
-    def __init__(self) -> None:
-        self._received = False
-        signal.signal(signal.SIGINT, self._receive)
-        # With several processes jax's preemption service owns SIGTERM.
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._receive)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self._received = True
-        print(f"{signal.Signals(number).name}: finishing this step, then saving", file=sys.stderr)
-
-    def agreed(self, updates: int) -> bool:
-        """Whether to stop after this update."""
-        if jax.process_count() == 1:
-            return self._received
-        return bool(multihost_utils.reached_preemption_sync_point(updates))
-
-
-class _RunCard:
-    """`run.json`: what ran on what, and how it ended. The leader writes it at the start and at the end."""
-
-    def __init__(self, workdir: Path, config: Config, corpora: list[Corpus], leader: bool):
-        self._path, self._leader = workdir / "run.json", leader
-        self._config, self._corpora = config, corpora
-        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
-        self._fields: dict[str, Any] = {
-            "format_version": checkpoint.FORMAT_VERSION,
-            "card": {},
-            "bert_jax": bert_jax.__version__,
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in packages},
-            "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
-            "processes": jax.process_count(),
-            "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_state(config).params)),
-        }
-
-    def end(self, how: str, position: Position) -> None:
-        """Writes the card with how the run ended, or `running`, which a killed run keeps, and what it has read."""
-        if self._leader:
-            read = {"corpora": corpora_card(self._config, self._corpora, position)}
-            checkpoint.write_json(self._path, self._fields | read | {"ended": how})
-
-
-def _say(text: str, leader: bool) -> None:
-    if leader:
-        print(text, file=sys.stderr, flush=True)
-
-
-def _barrier(name: str) -> None:
+def _together(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def _placed(config: Config, mesh: Mesh) -> TrainState:
+    """The state's shapes, each with the sharding that it has on this mesh."""
+    abstract = abstract_state(config)
+
+    def place(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(place, abstract, state_shardings(mesh, abstract))
 
 
 def _fill_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
@@ -315,64 +180,3 @@ def _check_size(corpus: Corpus, config: Config) -> None:
             f"{phase.global_batch_size} rows of {phase.seq_len}: a batch repeats text",
             file=sys.stderr,
         )
-
-
-def _check_workdir(config: Config, corpora: list[Corpus], workdir: Path) -> None:
-    """Raises InputError where `workdir` holds another run than this one, with the first difference."""
-    if not (workdir / "config.json").exists():
-        if workdir.exists() and any(workdir.iterdir()):
-            raise InputError(f"{workdir} is not empty and holds no run; name a new --workdir")
-        return
-    before, now = to_dict(checkpoint.read_config(workdir)), to_dict(config)
-    for name, old, new in _differences(before, now):
-        if not any(name == free or name.startswith(f"{free}.") for free in _FREE_FIELDS):
-            raise InputError(
-                f"{workdir} was started with config.{name}={old!r}, and this command has {new!r}; "
-                "give the old value, or a new --workdir"
-            )
-    trained = json.loads((workdir / "run.json").read_text())["corpora"] if (workdir / "run.json").exists() else []
-    for old, corpus, share in zip(trained, corpora, shares(config), strict=False):
-        if old["tokenizer"] != corpus.tokenizer_fingerprint:
-            raise InputError(f"{corpus.path} was built with another tokenizer than {workdir} was trained with")
-        if old["fingerprint"] != corpus.fingerprint:
-            raise InputError(
-                f"{corpus.path} is another corpus than {workdir} was started with (fingerprints differ); "
-                "give the old one, or a new --workdir"
-            )
-        if not math.isclose(old.get("weight", share), share):
-            raise InputError(
-                f"{workdir} was started with {old['weight']:.6g} of its rows from {corpus.path}, and this command has "
-                f"{share:.6g}; give the old weights, or a new --workdir"
-            )
-    if trained and len(trained) != len(corpora):
-        raise InputError(f"{workdir} was started with {len(trained)} corpora, and this command has {len(corpora)}")
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        pairs = []
-        for key in sorted(old.keys() | new.keys()):
-            pairs += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-        return pairs
-    return [] if old == new else [(name, old, new)]
-
-
-def _prepare_workdir(config: Config, corpora: list[Corpus], workdir: Path) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "tokenizer").exists():
-        partial = workdir / ".tokenizer"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(corpora[0].tokenizer_dir, partial)
-        partial.rename(workdir / "tokenizer")
-    checkpoint.write_json(workdir / "config.json", checkpoint.config_json(config))
-
-
-def _loader_json(position: Position, tokens: int, examples: int) -> dict[str, Any]:
-    return {"position": position.to_json(), "tokens": tokens, "examples": examples}
-
-
-def _log_position(workdir: Path, updates: int, position: Position, leader: bool) -> None:
-    """Appends to `positions.jsonl`, from which `inspect` reaches any step at the cost of a plan or two."""
-    if leader:
-        with (workdir / "positions.jsonl").open("a") as file:
-            file.write(json.dumps({"step": updates, "position": position.to_json()}) + "\n")

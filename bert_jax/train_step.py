@@ -82,7 +82,7 @@ def make_train_step(
       position_ids, segment_ids, word_starts [B,S], cls_positions, next_sentence_labels [B,K], rows [B] (global row
       numbers). Metrics are float32 scalars loss, mlm_loss, nsp_loss, mlm_accuracy, nsp_accuracy, learning_rate,
       grad_norm (before clipping), padding (share), and int32 tokens, examples; the nsp ones are absent for objective
-      mlm.
+      mlm. Where loss or grad_norm is not finite, parameters and moments stay as they are; the step counts.
     """
     optimizer, rate = make_optimizer(config), learning_rate(config)
     seed = np.uint32(config.seed)  # seeds go to 2**32 - 1, beyond what a Python integer may be in a trace
@@ -117,10 +117,19 @@ def make_train_step(
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        loss = sum(sums[f"{name}_sum"] / counts[name] for name in objectives)
+        grad_norm = optax.tree.norm(grads)
+        # A loss or gradient that is no number moves nothing; whole numbers, which count steps, go on.
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new,
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
         metrics = {
-            "loss": sum(sums[f"{name}_sum"] / counts[name] for name in objectives),
+            "loss": loss,
             "learning_rate": rate(state.step),
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "padding": jnp.mean(batch["segment_ids"] == 0, dtype=jnp.float32),
             **_size(batch),
         }

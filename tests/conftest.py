@@ -5,6 +5,7 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import hypothesis
+import pytest
 from jaxtyping import install_import_hook
 
 # Shapes and dtypes in the signatures of public functions are enforced while tests run.
@@ -16,3 +17,33 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("long", parent=hypothesis.settings.get_profile("default"), max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def full_recipe(tmp_path_factory):
+    """The recipe of everything at once (`training_runs.FULL_RECIPE`), with its corpora."""
+    import training_runs
+
+    return training_runs.make_full_recipe(tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="session")
+def full_run(full_recipe):
+    """The uninterrupted run of that recipe, and what it said."""
+    import training_runs
+
+    workdir = full_recipe.parent / "whole"
+    code, said = training_runs.train(full_recipe, workdir, XLA_FLAGS=training_runs.QUICK, JAX_LOG_COMPILES="1")
+    assert code == 0, said
+    return workdir, said
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: runs where HYPOTHESIS_PROFILE=long, as in make test-long")
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("HYPOTHESIS_PROFILE") != "long":
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="make test-long"))

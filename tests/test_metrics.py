@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from bert_jax.config import Config, DataConfig, ModelConfig
 from bert_jax.metrics import MetricsFile, cut_lines, duration, peak_flops, read_lines, step_flops
 
@@ -46,3 +48,17 @@ def test_peak_flops_by_the_name_that_jax_gives():
 
 def test_durations_read_well():
     assert [duration(seconds) for seconds in (5.9, 60, 3599, 7500)] == ["5s", "1m00s", "59m59s", "2h05m"]
+
+
+@pytest.mark.parametrize("updates", [0, 1, 7000, 19_999, 20_000, 30_000])
+def test_cutting_keeps_exactly_the_lines_before_in_a_long_file_as_well(tmp_path, updates):
+    path = tmp_path / "metrics.jsonl"
+    lines = []
+    for step in range(20_000):
+        if step % 100 == 0:
+            lines.append({"step": step, "eval/mlm_loss": 1.0})
+        lines.append({"step": step, "loss": 1.0 / 3})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 20000, "lo')
+    cut_lines(path, updates)
+    expected = [line for line in lines if line["step"] < updates + ("loss" not in line)]
+    assert path.read_text() == "".join(json.dumps(line) + "\n" for line in expected)

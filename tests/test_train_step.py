@@ -185,3 +185,19 @@ def test_state_is_described_without_being_made():
     assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     with pytest.raises(ValueError, match="shape"):
         create_state(config, MESH, jax.tree.map(lambda x: np.zeros((*x.shape, 1)), abstract.params))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_loss_that_is_no_number_moves_nothing_and_the_step_counts(accumulation, bad):
+    config = small_bert.run_config(accumulation=accumulation)
+    batch = small_bert.packed_batch(config.model, 8)
+    step = make_train_step(config, MESH, small_bert.already_masked)
+    state, _ = step(create_state(config, MESH, small_bert.random_params(config.model, "nsp")), batch)
+    before = jax.tree.map(np.array, state)  # copies: the state is donated
+    before.params["mlm"]["decoder"]["bias"][5] = bad
+    after, metrics = step(jax.device_put(before), batch)
+    assert not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"])
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        expected = old if np.issubdtype(old.dtype, np.floating) else old + 1  # whole numbers count steps
+        np.testing.assert_array_equal(new, expected, err_msg=jax.tree_util.keystr(path))

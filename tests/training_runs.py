@@ -2,13 +2,18 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import small_corpora
 
+from bert_jax import checkpoint
 from bert_jax.metrics import read_lines
 from data_prep.build import build_corpus
 
@@ -28,6 +33,25 @@ def get_config():
     return config
 """
 
+# Everything at once: two corpora, two phases, dropout (the default), accumulation, evaluations.
+FULL_RECIPE = """
+from bert_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.model.update(hidden_size=16, num_layers=1, num_heads=4, intermediate_size=32, max_position_embeddings=64,
+                        dtype="float32")
+    config.data.update(corpus=[dict(path="{one}", weight=3.0), dict(path="{two}", weight=1.0)], block_tokens=1024)
+    config.train.update(accumulation=2, log_every=1, eval_every=7, checkpoint_every=3)
+    config.train.phases = [dict(num_steps=16, seq_len=32, global_batch_size=24),
+                           dict(num_steps=8, seq_len=64, global_batch_size=24)]
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=5)
+    return config
+"""
+FAULTY = ROOT / "tests" / "faulty_program.py"
+# Compiles in a third of the time; what is compared is compiled alike.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 
 def make_corpus(directory: Path, documents: int = 400, seed: int = 0) -> Path:
     """A corpus of some thousand tokens in several blocks."""
@@ -44,6 +68,16 @@ def make_recipe(directory: Path, corpus: Path) -> Path:
     return recipe
 
 
+def make_full_recipe(directory: Path) -> Path:
+    """The recipe of everything at once, and its corpora."""
+    recipe = directory / "full.py"
+    corpora = [
+        make_corpus(directory / name, documents, seed) for name, documents, seed in (("a", 200, 0), ("b", 90, 7))
+    ]
+    recipe.write_text(FULL_RECIPE.format(one=corpora[0], two=corpora[1]))
+    return recipe
+
+
 def start(recipe: Path, workdir: Path, *overrides: str, **environment: str) -> subprocess.Popen:
     """`bert-jax pretrain` in a process of its own."""
     cache = Path(os.environ.get("PYTEST_SHARED_TMP", str(recipe.parent))) / "compile_cache"
@@ -55,8 +89,9 @@ def start(recipe: Path, workdir: Path, *overrides: str, **environment: str) -> s
         **environment,
     }
     words = ["pretrain", "--config", str(recipe), "--workdir", str(workdir), *overrides]
+    program = [str(FAULTY)] if "FAULT" in environment else ["-m", "bert_jax"]
     return subprocess.Popen(
-        [sys.executable, "-m", "bert_jax", *words],
+        [sys.executable, *program, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,12 +101,31 @@ def start(recipe: Path, workdir: Path, *overrides: str, **environment: str) -> s
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
     """Exit code and what was said on stderr."""
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=600)
     return process.returncode, said
 
 
 def train(recipe: Path, workdir: Path, *overrides: str, **environment: str) -> tuple[int, str]:
     return finish(start(recipe, workdir, *overrides, **environment))
+
+
+def cluster(count: int) -> list[dict[str, str]]:
+    """The variables of each of several hosts."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
+    return [shared | {"JAX_PROCESS_ID": str(i)} for i in range(count)]
+
+
+def start_hosts(
+    count: int, recipe: Path, workdir: Path, *overrides: str, environments: Any = None, **environment: str
+) -> list[subprocess.Popen]:
+    """The command on several hosts, each a process here; `environments` are variables of each."""
+    return [
+        start(recipe, workdir, *overrides, **host, **environment, **(environments[i] if environments else {}))
+        for i, host in enumerate(cluster(count))
+    ]
 
 
 def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
@@ -93,6 +147,12 @@ def numbers(workdir: Path) -> list[dict]:
         {name: value for name, value in line.items() if name not in TIMES}
         for line in read_lines(workdir / "metrics.jsonl")
     ]
+
+
+def same_to_the_last_bit(one: Path, two: Path) -> bool:
+    """Whether two runs have the same metrics, times aside, and the same parameters at the end."""
+    left, right = (checkpoint.load_model(run).params for run in (one, two))
+    return numbers(one) == numbers(two) and jax.tree.all(jax.tree.map(np.array_equal, left, right))
 
 
 def card(workdir: Path) -> dict:

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,7 @@ from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer
 
 Arrays = dict[str, np.ndarray]
+Stretch = tuple[int, int, np.ndarray]  # epoch, block, numbers of rows in it
 ROW_ARRAYS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "word_starts")
 PREFETCH = 2  # batches ready while a step runs
 
@@ -43,19 +44,26 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run reads next: the phase, and a place in each corpus."""
+    """Where a run reads next: the phase, and a place in each corpus.
+
+    `skip` are rows that are not to be read, as (step, count): where step `step` begins, the rows that `count` steps
+    from there would read are passed over first. Entries of one step add up.
+    """
 
     phase: int = 0
     corpora: tuple[Place, ...] = (Place(),)
+    skip: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored beside a checkpoint."""
-        return dataclasses.asdict(self) | {"corpora": [dataclasses.asdict(place) for place in self.corpora]}
+        fields = {"phase": self.phase, "corpora": [dataclasses.asdict(place) for place in self.corpora]}
+        return fields | ({"skip": [list(part) for part in self.skip]} if self.skip else {})
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Position":
         """The inverse of `to_json`."""
-        return cls(fields["phase"], tuple(Place(**place) for place in fields["corpora"]))
+        skip = tuple((step, count) for step, count in fields.get("skip", ()))
+        return cls(fields["phase"], tuple(Place(**place) for place in fields["corpora"]), skip)
 
 
 class RowReader:
@@ -81,7 +89,7 @@ class RowReader:
         self._plans = {name: plan for name, plan in self._plans.items() if name in ((epoch, block), after)}
         return self._plans[epoch, block].result()
 
-    def advance(self, place: Place, count: int) -> tuple[list[tuple[int, int, np.ndarray]], Place]:
+    def advance(self, place: Place, count: int) -> tuple[list[Stretch], Place]:
         """The next `count` rows from a place, as (epoch, block, rows) stretches, and the place after them."""
         stretches = []
         epoch, block, row = place.epoch, place.block, place.row
@@ -252,26 +260,48 @@ class Loader:
         """The position from which step `step` reads, given where the step before it ended: another one at a phase's
         border.
 
-        Rows of another length make another plan, so each corpus goes on at the head of its next block.
+        Rows of another length make another plan, so each corpus goes on at the head of its next block. Rows that are to
+        be skipped lie before the step's own.
         """
+        position = self._enter_phase(position, step)
+        for first, count in position.skip:
+            if first == step:
+                for passed in range(first, first + count):
+                    position = self._advance(position, passed)[1]
+        return position
+
+    def _enter_phase(self, position: Position, step: int) -> Position:
         phases = self._config.phases()
         last_step = sum(phase.num_steps for phase in phases[: position.phase + 1])
         if step < last_step or position.phase + 1 == len(phases):
             return position
         readers = self.readers(position.phase)
         places = (_next_block(place, reader) for place, reader in zip(position.corpora, readers, strict=True))
-        return Position(position.phase + 1, tuple(places))
+        return dataclasses.replace(position, phase=position.phase + 1, corpora=tuple(places))
 
     def skip(self, position: Position, step: int) -> Position:
         """The position after step `step`, nothing read but plans."""
-        position = self.enter(position, step)
+        return self._advance(self.enter(position, step), step)[1]
+
+    def rows_of_step(self, position: Position, step: int) -> list[tuple[int, int, int, int, int]]:
+        """The rows of blocks that step `step` reads from a position: (corpus, epoch, block, first row, last row)."""
+        stretches, _ = self._advance(self.enter(position, step), step)
+        return [
+            (corpus, epoch, block, int(rows[0]), int(rows[-1]))
+            for corpus, parts in enumerate(stretches)
+            for epoch, block, rows in parts
+        ]
+
+    def _advance(self, position: Position, step: int) -> tuple[list[list[Stretch]], Position]:
+        """Of each corpus, the stretches of rows that step `step` reads, and the position after them."""
         size = self._config.phases()[position.phase].global_batch_size
         counts = np.bincount(self._owners(step, size), minlength=len(position.corpora))
-        places = (
-            reader.advance(place, int(count))[1]
+        found = [
+            reader.advance(place, int(count))
             for reader, place, count in zip(self.readers(position.phase), position.corpora, counts, strict=True)
-        )
-        return Position(position.phase, tuple(places))
+        ]
+        places = tuple(place for _, place in found)
+        return [stretches for stretches, _ in found], dataclasses.replace(position, corpora=places)
 
     def batch(self, position: Position, step: int, rows: np.ndarray) -> tuple[Arrays, Position]:
         """One batch, or the rows of it that this process needs.
@@ -291,13 +321,11 @@ class Loader:
         owner = self._owners(step, size)
         parts: list[Arrays] = []
         numbers: list[np.ndarray] = []
-        places = []
-        for i, (reader, place) in enumerate(zip(readers, position.corpora, strict=True)):
+        stretches, after = self._advance(position, step)
+        for i, reader in enumerate(readers):
             mine = np.flatnonzero(owner == i)
-            stretches, place = reader.advance(place, len(mine))
-            places.append(place)
             done = 0
-            for epoch, block, block_rows in stretches:
+            for epoch, block, block_rows in stretches[i]:
                 number = mine[done : done + len(block_rows)]
                 done += len(block_rows)
                 wanted = np.isin(number, rows)
@@ -306,7 +334,7 @@ class Loader:
                     numbers.append(number[wanted])
         order = np.argsort(np.concatenate(numbers), kind="stable")
         arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-        return arrays | {"rows": rows.astype(np.int32)}, Position(position.phase, tuple(places))
+        return arrays | {"rows": rows.astype(np.int32)}, after
 
     def _owners(self, step: int, size: int) -> np.ndarray:
         """[B] which corpus each row of the batch comes from: shares of the weights, spread evenly, a function of the
@@ -320,7 +348,7 @@ class Loader:
             ) / 2.0**53  # Weyl: multiples of the golden ratio
         return np.searchsorted(self._shares, spread, side="right")
 
-    def batches(self, position: Position, step: int, rows_of: Any) -> Iterator[tuple[Arrays, Position]]:
+    def batches(self, position: Position, step: int, rows_of: Any) -> Generator[tuple[Arrays, Position]]:
         """Batches from a position on, assembled ahead in a thread; `rows_of(size)` gives the rows this process
         needs."""
         phases = self._config.phases()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import FakeTokenizer, random_split
 
@@ -231,3 +231,41 @@ BAD_WEIGHTS = [[{"path": "a", "weight": weight}] for weight in ("much", float("n
 def test_what_is_no_corpus_is_said(bad):
     with pytest.raises(InputError, match=r"config\.data\.corpus"):
         corpus_weights(bad)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 6), st.integers(1, 4), st.integers(0, 3))
+def test_rows_that_are_passed_over_are_those_of_the_steps_named_and_nothing_else_changes(first, count, again):
+    """Also a second time at the same step, and from a stored position."""
+    split, other = random_split(8, documents=40), random_split(9, documents=30)
+    data = dataclasses.replace(DATA, corpus=[{"path": "a", "weight": 2.0}, {"path": "b", "weight": 1.0}])
+    found = loader(split, data=data, more=[other])
+    plain = [found.start()]
+    for step in range(20):
+        plain.append(found.skip(plain[-1], step))
+    skip = ((first, count), *[(first, again)] * (again > 0))
+    position = dataclasses.replace(found.start(), skip=skip)
+    rows = []
+    for step in range(first + 2):
+        position = Position.from_json(position.to_json())
+        rows.append(found.rows_of_step(position, step))
+        arrays, after = found.batch(position, step, np.arange(8))
+        assert after == found.skip(position, step) and len(arrays["rows"]) == 8
+        position = after
+    assert rows[:first] == [found.rows_of_step(plain[step], step) for step in range(first)]
+    # What is read at the step is what lies after the rows that were passed over: shares go by the step that read them.
+    expected = plain[first]
+    for passed in [*range(first, first + count), *range(first, first + again)]:
+        expected = found.skip(dataclasses.replace(expected, skip=()), passed)
+    assert rows[first] == found.rows_of_step(expected, first)
+
+
+def test_rows_passed_over_at_the_border_of_phases():
+    split = random_split(6, documents=60)
+    phases = (PhaseConfig(3, 32, 8), PhaseConfig(3, 64, 4))
+    plain = list(loader(split, phases=phases).batches(Position(), 0, np.arange))
+    skipping = list(loader(split, phases=phases).batches(Position(skip=((2, 1), (3, 1))), 0, np.arange))
+    for step in (0, 1):
+        np.testing.assert_array_equal(skipping[step][0]["input_ids"], plain[step][0]["input_ids"])
+    np.testing.assert_array_equal(skipping[3][0]["input_ids"], plain[4][0]["input_ids"])
+    assert not np.array_equal(skipping[2][0]["input_ids"], plain[2][0]["input_ids"])

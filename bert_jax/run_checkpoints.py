@@ -1,0 +1,230 @@
+"""The checkpoints of a run: saved in the background, restored onto any mesh."""
+
+import contextlib
+import errno
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from bert_jax import checksums
+from bert_jax.checkpoint import damage, quiet_orbax, saved_steps
+from bert_jax.config import CheckpointConfig
+from bert_jax.ledger import Ledger
+from bert_jax.train_state import TrainState
+from data_prep.errors import InputError
+
+_ITEMS = ("params", "opt_state", "loader", "config")
+_UNFINISHED = ".orbax-checkpoint-tmp"  # how Orbax calls a checkpoint that it is writing
+_NONE, _ALL_DAMAGED = -1, -2
+
+
+class CheckpointsDamaged(InputError):
+    """No checkpoint of a run is sound."""
+
+
+class DiskFull(Exception):
+    """A checkpoint could not be written for want of room; those before it are untouched."""
+
+
+@contextlib.contextmanager
+def _naming_full_disks() -> Iterator[None]:
+    """Turns what Orbax and TensorStore say of a full disk into `DiskFull`: their errors are of many types, not all
+    OSErrors."""
+    try:
+        yield
+    except Exception as error:
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if getattr(error, "errno", None) in full or any(f"os_error_code='{code}'" in str(error) for code in full):
+            raise DiskFull from error
+        raise
+
+
+class Checkpoints:
+    """The checkpoints of a run: saved asynchronously, the newest sound one restored onto any mesh.
+
+    A checkpoint appears whole, with checksums of its files in it, or not at all.
+
+    Args:
+      directory: `RUN/checkpoints`.
+      settings: which ones stay.
+    """
+
+    def __init__(self, directory: Path, settings: CheckpointConfig):
+        self._directory = directory
+        quiet_orbax()
+        self._keeping = _Keeping(settings, directory)
+        self._manager = ocp.CheckpointManager(
+            epath.Path(directory),
+            item_names=_ITEMS,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._keeping,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            ),
+        )
+
+    def _seal(self) -> None:
+        """Called by Orbax at the leader when all files are written, before their directory gets its name."""
+        for partial in self._directory.glob(f"*{_UNFINISHED}"):
+            checksums.write(partial)
+
+    def save(self, step: int, state: TrainState, ledger: Ledger, config: dict[str, Any], only_best: bool) -> None:
+        """Begins to save; returns once the arrays are copied, so that the state may be donated.
+
+        Args:
+          step: updates done.
+          state, ledger, config: what is saved.
+          only_best: kept only as long as no other evaluation is better, not as one of the newest.
+
+        Raises:
+          DiskFull: there was no room for this checkpoint or the one begun before it.
+        """
+        items = ocp.args.Composite(
+            params=ocp.args.PyTreeSave(state.params),
+            opt_state=ocp.args.PyTreeSave(state.opt_state),
+            loader=ocp.args.JsonSave(ledger.to_json() | {"only_best": only_best}),
+            config=ocp.args.JsonSave(config),
+        )
+        self.wait()
+        # Looked at beforehand: Orbax survives a disk that fills up while it writes, but buries the reason in
+        # tracebacks.
+        if shutil.disk_usage(self._directory).free < 1.02 * _local_bytes(state) + 2**20:
+            raise DiskFull
+        self._keeping.best = ledger.best.step if ledger.best else None
+        if only_best:
+            self._keeping.only_best.add(step)
+        with _naming_full_disks():
+            self._manager.save(step, args=items)
+
+    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, Ledger] | None:
+        """The newest checkpoint that is as it was written, on the shardings of `abstract`; None where there is none at
+        all.
+
+        A damaged checkpoint is said in one line on stderr and moved aside as `<step>.damaged`.
+
+        Raises:
+          CheckpointsDamaged: there are checkpoints, and none is sound.
+        """
+        while True:
+            step = self._newest_sound()
+            if step is None:
+                return None
+            try:
+                return self._restore(step, abstract)
+            except Exception as error:  # whatever Orbax, TensorStore or the file system says of damaged files
+                if jax.process_count() > 1:
+                    raise  # the checksums were right, so the files are not to blame; the others may have read it
+                self._set_aside(step, next(iter(str(error).splitlines()), "") or type(error).__name__)
+
+    def _newest_sound(self) -> int | None:
+        """The step of the newest checkpoint whose files are right: the leader looks, the others believe it."""
+        found = _NONE
+        if jax.process_index() == 0:
+            steps = saved_steps(self._directory.parent)
+            for step in reversed(steps):
+                reason = damage(self._directory / str(step))
+                if reason is None:
+                    found = step
+                    break
+                self._set_aside(step, reason)
+            else:
+                found = _ALL_DAMAGED if steps else _NONE
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        self._manager.reload()
+        if found == _ALL_DAMAGED:
+            raise CheckpointsDamaged(f"none of the checkpoints in {self._directory} is sound; start a new --workdir")
+        return None if found == _NONE else found
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        aside = self._directory / f"{step}.damaged"
+        print(
+            f"warning: checkpoint {self._directory / str(step)} is damaged ({reason[:120]}); "
+            f"moved to {aside.name}, taking the one before",
+            file=sys.stderr,
+        )
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._directory / str(step)).rename(aside)
+
+    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, Ledger]:
+        def onto(tree: Any) -> Any:
+            return ocp.args.PyTreeRestore(
+                item=tree,
+                restore_args=jax.tree.map(
+                    lambda leaf: ocp.ArrayRestoreArgs(
+                        sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
+                    ),
+                    tree,
+                ),
+            )
+
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=onto(abstract.params), opt_state=onto(abstract.opt_state), loader=ocp.args.JsonRestore()
+            ),
+        )
+        count = jax.device_put(np.int32(step), abstract.step.sharding)
+        return TrainState(step=count, params=restored.params, opt_state=restored.opt_state), Ledger.from_json(
+            restored.loader
+        )
+
+    def wait(self) -> None:
+        """Returns when everything begun is on disk.
+
+        Raises:
+          DiskFull: there was no room for it.
+        """
+        with _naming_full_disks():
+            self._manager.wait_until_finished()
+
+    def discard_unfinished(self) -> None:
+        """Removes what a failed save left, so that its room is free."""
+        for partial in self._directory.glob(f"*{_UNFINISHED}"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def close(self) -> None:
+        """Waits and frees the threads."""
+        self._manager.close()
+
+
+class _Keeping:
+    """Which checkpoints stay, as Orbax asks after every save: a `PreservationPolicy`.
+
+    Step 0, the best, the `keep` newest (without those saved only for being the best), and every `keep_every`th step.
+    """
+
+    def __init__(self, settings: CheckpointConfig, directory: Path):
+        self._settings = settings
+        self.best: int | None = None
+        self.only_best: set[int] = set()
+        for step in saved_steps(directory.parent):
+            with contextlib.suppress(OSError, ValueError):  # a damaged one is dealt with when it is read
+                if json.loads((directory / str(step) / "loader" / "metadata").read_text()).get("only_best"):
+                    self.only_best.add(step)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each checkpoint (with a `step`, ascending), whether it stays."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        staying = {0, self.best, *[step for step in steps if step not in self.only_best][-self._settings.keep :]}
+        every = self._settings.keep_every
+        return [step in staying or (every > 0 and step % every == 0) for step in steps]
+
+
+def _local_bytes(state: TrainState) -> int:
+    """Bytes of a state that this process writes: of every shard, one copy."""
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(state)
+        for shard in leaf.addressable_shards
+        if shard.replica_id == 0
+    )

@@ -1,0 +1,92 @@
+"""A parent for each of several processes, so that a run always ends with a code that says what to do.
+
+With several hosts, jax's coordination service ends the processes that are left when one host dies: by abort, from C++,
+where no Python sees it. The parent turns any death by a signal into one line and exit code 75. It knows no jax.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+STOPPED = 75
+_COMMAND = [sys.executable, "-m", "bert_jax"]
+_PARENT_ALIVE = "BERT_JAX_PARENT_ALIVE"  # number of a pipe that ends when the parent does
+
+# What says that this process is one of several: the variable, and whether its value means more than one.
+_SEVERAL = {
+    "JAX_NUM_PROCESSES": lambda value: int(value) > 1,
+    "SLURM_STEP_NUM_TASKS": lambda value: int(value) > 1,
+    "OMPI_COMM_WORLD_SIZE": lambda value: int(value) > 1,
+    "TPU_WORKER_HOSTNAMES": lambda value: "," in value,
+    "MEGASCALE_NUM_SLICES": lambda value: int(value) > 1,
+}
+
+
+def one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment shows a pod or a job of several processes."""
+    return any(name in environment and several(environment[name]) for name, several in _SEVERAL.items())
+
+
+def is_child() -> bool:
+    """Whether this process has a parent of this file."""
+    return _PARENT_ALIVE in os.environ
+
+
+def supervise(words: Sequence[str]) -> int:
+    """Runs `bert-jax WORDS` in a child and returns its exit code, 75 where a signal ended it.
+
+    SIGTERM and SIGINT go on to the child as SIGTERM, which all processes of the run agree upon; a second SIGINT kills.
+    """
+    child: subprocess.Popen | None = None
+    received: list[int] = []
+
+    def forward(number: int, frame: Any) -> None:
+        received.append(number)
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGKILL if received.count(signal.SIGINT) > 1 else signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    reading, writing = os.pipe()
+    child = subprocess.Popen(
+        [*_COMMAND, *words],
+        env=os.environ | {_PARENT_ALIVE: str(reading)},
+        pass_fds=(reading,),
+        stdin=subprocess.DEVNULL,
+        process_group=0,  # a terminal's Ctrl-C reaches the child by way of the parent only
+    )
+    os.close(reading)
+    if received:
+        child.send_signal(signal.SIGTERM)
+    code = child.wait()
+    os.close(writing)
+    if code >= 0:
+        return code
+    how = signal.Signals(-code).name
+    if received:
+        text = f"stopped by {signal.Signals(received[-1]).name} before anything new could be saved"
+    elif how == "SIGKILL":
+        text = "this process was killed (by the system for want of memory, perhaps)"
+    else:
+        text = f"this process ended by {how}, which happens when another host of the run is gone"
+    print(
+        f"error: {text}; the last checkpoint is good: run the same command again on all hosts",
+        file=sys.stderr,
+        flush=True,
+    )
+    return STOPPED
+
+
+def end_with_parent() -> None:
+    """In the child: ends this process when its parent is gone, so that no orphan holds the devices."""
+    reading = int(os.environ[_PARENT_ALIVE])
+
+    def wait() -> None:
+        os.read(reading, 1)
+        os._exit(STOPPED)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

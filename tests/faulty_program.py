@@ -1,0 +1,110 @@
+"""`bert-jax` with something going wrong at a set moment, told by the variable FAULT as JSON.
+
+{"where": one of WHERE, "nth": at which call from 1, "what": "kill" | "hang" | "freeze" | "raise"}
+{"poison": [[corpus, epoch, block, first row, last row], ...]}: training rows whose loss is no number
+{"spike": [step, factor]}: the loss of a step as the ledger sees it
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax.numpy as jnp
+
+WHERE = {
+    "data": ("bert_jax.data.load", "Loader", "batch"),
+    "compile": ("bert_jax.loop", None, "make_train_step"),
+    "step": ("bert_jax.reporting", "Reporter", "step"),
+    "evaluate": ("bert_jax.evaluate", None, "_means"),
+    "save": ("bert_jax.run_checkpoints", "Checkpoints", "save"),
+    "seal": ("bert_jax.checksums", None, "write"),  # all written, not yet visible
+}
+POISON = 7  # a value of word_starts, of which only zero or not matters
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def break_at(where, nth, what):
+    module, owner, name = WHERE[where]
+    place = importlib.import_module(module)
+    place = getattr(place, owner) if owner else place
+    real, calls = getattr(place, name), [0]
+
+    def faulty(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == nth:
+            if what == "raise":
+                raise RuntimeError("a fault of one host")
+            if what == "hang":
+                time.sleep(1000)
+            if what == "freeze":  # not even heartbeats; the parent wakes nobody
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if where == "compile" or (where == "save" and what == "kill"):
+                threading.Timer(0.15, kill).start()  # in the midst of what follows
+            else:
+                kill()
+        return real(*arguments, **options)
+
+    setattr(place, name, faulty)
+
+
+def poison(rows):
+    from bert_jax import train_step
+    from bert_jax.data import keyed
+    from bert_jax.data.load import RowReader
+
+    assemble, sums = RowReader.assemble, train_step._sums
+
+    def poisoned_assemble(self, epoch, block, numbers):
+        arrays = assemble(self, epoch, block, numbers)
+        for corpus, at_epoch, at_block, first, last in rows:
+            if (self._seed, epoch, block) == (int(keyed.draw(0, corpus)), at_epoch, at_block):
+                arrays["word_starts"][(numbers >= first) & (numbers <= last)] = POISON
+        return arrays
+
+    def poisoned_sums(config, params, batch, dropout):
+        found = sums(config, params, batch, dropout)
+        if dropout is None:  # evaluation
+            return found
+        bad = jnp.any(batch["word_starts"] == POISON)
+        return found | {"mlm_sum": jnp.where(bad, jnp.nan, found["mlm_sum"])}
+
+    RowReader.assemble, train_step._sums = poisoned_assemble, poisoned_sums
+
+
+def spike(step, factor):
+    from bert_jax import ledger
+
+    ledger._LEAST_SEEN = 5  # the run is short
+    Losses, seen = ledger.Losses, [0]
+    after = Losses.after
+
+    def spiked(self, phase, loss, grad_norm):
+        seen[0] += 1
+        return after(self, phase, loss * factor if seen[0] == step + 1 else loss, grad_norm)
+
+    Losses.after = spiked
+
+
+def install(fault):
+    if "where" in fault:
+        break_at(fault["where"], fault["nth"], fault["what"])
+    if "poison" in fault:
+        poison(fault["poison"])
+    if "spike" in fault:
+        spike(*fault["spike"])
+
+
+if __name__ == "__main__":
+    from bert_jax import cli, supervisor
+
+    supervisor._COMMAND = [sys.executable, __file__]
+    if not supervisor.one_of_several() or supervisor.is_child():
+        install(json.loads(os.environ.get("FAULT", "{}")))
+    cli.main()

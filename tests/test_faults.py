@@ -1,0 +1,172 @@
+"""A run that is killed, starved, poisoned or made to hang, and what the same command makes of it afterwards.
+
+Everything at once is in the run: packed rows, dropout, accumulation, evaluations, two corpora, two phases.
+"""
+
+import json
+import re
+import resource
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import training_runs as runs
+
+from bert_jax import checkpoint
+from bert_jax.data.load import Loader
+from bert_jax.evaluate import open_corpora
+from bert_jax.inspect_batches import batches
+from bert_jax.metrics import read_lines
+from bert_jax.reporting import rows_as_text
+from data_prep.tokenizer import load_tokenizer
+
+KILLED = -signal.SIGKILL
+
+
+def train(recipe, workdir, *overrides, fault=None, **environment):
+    if fault is not None:
+        environment["FAULT"] = json.dumps(fault)
+    return runs.train(recipe, workdir, *overrides, XLA_FLAGS=runs.QUICK, **environment)
+
+
+@pytest.fixture(scope="module")
+def recipe(full_recipe):
+    return full_recipe
+
+
+@pytest.fixture(scope="module")
+def whole(full_run):
+    return full_run[0]
+
+
+def test_each_phase_compiles_once(full_run):
+    workdir, said = full_run
+    assert len(re.findall(r"Compiling jit\(train_step\)", said)) == 2
+    assert len(re.findall(r"Compiling jit\(eval_step\)", said)) == 2
+    assert [line["step"] for line in runs.numbers(workdir) if "loss" in line] == list(range(24))
+
+
+def test_killed_at_every_kind_of_moment_equals_uninterrupted(recipe, whole, tmp_path):
+    """One run, killed again and again, each time somewhere else."""
+    moments = [
+        ("compile", 1),
+        ("step", 5),  # between checkpoints
+        ("save", 2),  # files being written
+        ("seal", 2),  # all written, not yet visible
+        ("evaluate", 1),
+        ("compile", 2),  # at the border of the phases
+        ("evaluate", 1),  # in the second phase
+    ]
+    ends = []
+    for where, nth in moments:
+        code, said = train(recipe, tmp_path / "run", fault={"where": where, "nth": nth, "what": "kill"})
+        assert code == KILLED, (where, code, said)
+        ends.append(max(checkpoint.saved_steps(tmp_path / "run"), default=-1))
+    assert ends == sorted(ends) and ends[-1] > 16, ends  # the last ones were in the second phase
+    assert train(recipe, tmp_path / "run")[0] == 0
+    assert runs.same_to_the_last_bit(whole, tmp_path / "run")
+
+
+def test_borders_were_crossed(recipe, whole):
+    """What the test above rests on: both corpora cross blocks and an epoch within the run."""
+    ends = read_lines(whole / "positions.jsonl")[-1]["position"]
+    assert ends["phase"] == 1 and all(place["epoch"] >= 1 for place in ends["corpora"])
+
+
+def test_a_full_disk_in_the_midst_of_a_save_leaves_the_last_checkpoint(recipe, whole, tmp_path):
+    """Files may not grow beyond a limit: what the file system says then is told apart from a full disk by its number
+    only."""
+    run = tmp_path / "run"
+    assert train(recipe, run, fault={"where": "step", "nth": 6, "what": "kill"})[0] == KILLED
+    before = checkpoint.saved_steps(run)
+    process = runs.start(recipe, run, XLA_FLAGS=runs.QUICK)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    code, said = runs.finish(process)
+    assert code == 75 and "is full" in said and f"checkpoint {before[-1]} is the last good one" in said, said
+    assert "Traceback" not in said
+    assert checkpoint.saved_steps(run) == before and checkpoint.damage(run / "checkpoints" / str(before[-1])) is None
+    assert not list((run / "checkpoints").glob("*tmp*"))
+    assert runs.card(run)["ended"] == "disk full"
+    assert train(recipe, run)[0] == 0
+    assert runs.same_to_the_last_bit(whole, run)
+
+
+def test_one_bad_batch_is_left_out_counted_and_named_and_a_spike_is_told(recipe, whole, tmp_path):
+    run = tmp_path / "run"
+    code, said = train(recipe, run, fault={"poison": [[0, 0, 1, 3, 3]], "spike": [14, 2.0]})
+    assert code == 0, said
+    event, spike = read_lines(run / "events.jsonl")
+    assert (spike["step"], spike["event"]) == (14, "spike") and 1.8 < spike["loss"] / spike["usual"] < 2.2
+    config = checkpoint.read_config(run)
+    corpora = open_corpora(config)
+    loader = Loader(config, corpora, load_tokenizer(corpora[0].tokenizer_dir))
+    position = loader.start()
+    for step in range(14):
+        position = loader.skip(position, step)
+    assert [tuple(rows) for rows in spike["rows"]] == loader.rows_of_step(position, 14)
+    assert "warning: step 14: the loss is " in said and rows_as_text(loader.rows_of_step(position, 14)) in said
+    assert event["event"] == "not finite" and runs.card(run)["skipped_updates"] == 1
+    step = event["step"]
+    assert any(epoch == 0 and block == 1 and first <= 3 <= last for _, epoch, block, first, last in event["rows"])
+    assert f"warning: step {step}: the loss (nan)" in said and f"inspect --step {step}" in said
+    lines = {line["step"]: line for line in runs.numbers(run) if "learning_rate" in line}
+    good = {line["step"]: line for line in runs.numbers(whole) if "learning_rate" in line}
+    assert [k for k in range(step) if lines[k] != good[k]] == []
+    assert lines[step]["loss"] is None and lines[step]["tokens"] == good[step]["tokens"]
+    assert all(lines[k]["loss"] is not None and lines[k]["skipped"] == 1 for k in range(step + 1, 24))
+    assert [lines[k]["learning_rate"] for k in range(24)] == [good[k]["learning_rate"] for k in range(24)]
+    model = checkpoint.load_model(run)
+    assert all(np.isfinite(leaf).all() for leaf in runs.jax.tree.leaves(model.params))
+
+
+def test_many_bad_batches_are_gone_back_from_and_passed_over_also_when_killed(recipe, whole, tmp_path):
+    fault = {"poison": [[0, 0, 1, 0, 1000]]}
+    overrides = ("--config.train.max_skipped=2",)
+    code, said = train(recipe, tmp_path / "run", *overrides, fault=fault)
+    assert code == 0 and "going back here" in said, said
+    events = read_lines(tmp_path / "run" / "events.jsonl")
+    (back,) = [event for event in events if event["event"] == "went back"][-1:]
+    first = back["skipped_steps"][0]
+    assert back["step"] <= first and len(back["skipped_steps"]) == 2
+    config = checkpoint.read_config(tmp_path / "run")
+    for step in (first, first + 1):
+        (skipped,), _ = batches(config, tmp_path / "run", step, 1, unskipped=True)
+        (was,), _ = batches(config, whole, step, 1)
+        (now,), _ = batches(config, tmp_path / "run", step, 1)
+        assert all(np.array_equal(skipped[name], was[name]) for name in was)
+        assert not np.array_equal(now["input_ids"], was["input_ids"])
+
+    code, said = train(
+        recipe, tmp_path / "killed", *overrides, fault=fault | {"where": "save", "nth": 6, "what": "kill"}
+    )
+    assert code == KILLED
+    assert train(recipe, tmp_path / "killed", *overrides, fault=fault)[0] == 0
+    assert runs.same_to_the_last_bit(tmp_path / "run", tmp_path / "killed")
+    assert read_lines(tmp_path / "killed" / "events.jsonl") == events
+
+
+def test_a_hang_ends_with_75_and_names_step_and_stage(recipe, tmp_path):
+    code, said = train(
+        recipe,
+        tmp_path / "run",
+        "--config.watchdog.warn_seconds=2",
+        "--config.watchdog.stop_seconds=8",
+        fault={"where": "data", "nth": 6, "what": "hang"},
+    )
+    assert code == 75, said
+    assert re.search(r"warning: step 5: data has taken \d+ seconds so far", said), said
+    assert re.search(r"error: step 5: data has taken \d+ seconds, more than .* run the same command again", said), said
+
+
+def test_a_signal_in_the_first_seconds_ends_with_75_too(recipe, tmp_path):
+    process = runs.start(recipe, tmp_path / "run", XLA_FLAGS=runs.QUICK)
+    while not (tmp_path / "run" / "config.json").exists():
+        assert process.poll() is None
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+    process.send_signal(signal.SIGTERM)
+    code, said = runs.finish(process)
+    assert code == 75 and checkpoint.saved_steps(tmp_path / "run")[-1] <= 1, said
