@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax.config import Config
 from bert_jax.data import keyed
-from bert_jax.data.plan import IGNORED, BlockPlan, RowSettings, num_blocks, plan_block
+from bert_jax.data.plan import IGNORED, BlockPlan, RowSettings, inner_borders, num_blocks, plan_block
 from data_prep.corpus import Corpus, Split, ranges
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer
@@ -98,8 +98,13 @@ class RowReader:
             self._tokens = np.zeros(plan.token_offsets[-1], np.int32)
             self._loaded = np.zeros(len(plan.records), bool)
         chosen = ranges(plan.row_offsets[rows], np.diff(plan.row_offsets)[rows])
-        starts = np.concatenate([plan.a_start[chosen], plan.b_start[chosen][plan.b_length[chosen] > 0]])
-        self._load(plan, np.unique(np.searchsorted(plan.token_offsets, starts, side="right") - 1))
+        needed = np.zeros(len(plan.records), bool)
+        for start, length in ((plan.a_start, plan.a_length), (plan.b_start, plan.b_length)):
+            begin, size = start[chosen], length[chosen]
+            begin, size = begin[size > 0], size[size > 0]
+            first = np.searchsorted(plan.token_offsets, begin, side="right") - 1
+            needed[ranges(first, np.searchsorted(plan.token_offsets, begin + size, side="left") - first)] = True
+        self._load(plan, np.flatnonzero(needed))
         renumbered = np.repeat(np.arange(len(rows)), np.diff(plan.row_offsets)[rows])
         return lay_tokens(plan, chosen, renumbered, len(rows), self._tokens, self.settings, self._tokenizer)
 
@@ -137,8 +142,10 @@ def lay_tokens(
     seq_len, slots = settings.seq_len, settings.max_examples
     a_start, a_length = plan.a_start[examples], plan.a_length[examples]
     b_start, b_length = plan.b_start[examples], plan.b_length[examples]
+    borders, inside_a = inner_borders(plan.token_offsets, a_start, a_length)
+    separators = inside_a[:, 1] - inside_a[:, 0]
     begin = row * seq_len + plan.offset[examples]
-    first_sep = begin + 1 + a_length
+    first_sep = begin + 1 + a_length + separators
     paired = b_length > 0
     last = first_sep + np.where(paired, b_length + 1, 0)
     length = last + 1 - begin
@@ -146,24 +153,34 @@ def lay_tokens(
     slot = np.arange(len(row)) - first_of_row[row]
 
     flat = {name: np.zeros(num_rows * seq_len, np.int32) for name in ROW_ARRAYS}
-    ids = flat["input_ids"]
-    ids[:] = tokenizer.pad_id
     inside = ranges(begin, length)
     flat["position_ids"][inside] = inside - np.repeat(begin, length)
     flat["segment_ids"][inside] = np.repeat(slot + 1, length)
     flat["token_type_ids"][inside] = inside > np.repeat(first_sep, length)
-    word_start = tokenizer.word_start_table
-    for starts, lengths, to in ((a_start, a_length, begin + 1), (b_start, b_length, first_sep + 1)):
-        part = tokens[ranges(starts, lengths)]
-        where = ranges(to, lengths)
-        ids[where] = part
-        flat["word_starts"][where] = word_start[part]
-        flat["word_starts"][to[lengths > 0]] = 1
+
+    # The stretches of text: an A is one for each record that it takes part of, a B is one.
+    owner = np.repeat(np.arange(len(row)), separators + 1)
+    nth = np.arange(len(owner)) - np.repeat(np.cumsum(separators + 1) - separators - 1, separators + 1)
+    border = inside_a[owner, 0] + nth
+    start = np.where(nth == 0, a_start[owner], borders[border - 1])
+    stop = np.where(
+        nth == separators[owner], (a_start + a_length)[owner], borders[np.minimum(border, len(borders) - 1)]
+    )
+    to = begin[owner] + 1 + start - a_start[owner] + nth
+    sizes = np.concatenate([stop - start, b_length[paired]])
+    targets = np.concatenate([to, first_sep[paired] + 1])
+    text = tokens[ranges(np.concatenate([start, b_start[paired]]), sizes)]
+    where = ranges(targets, sizes)
+    ids = flat["input_ids"]
+    ids[:] = tokenizer.pad_id
+    ids[where] = text
+    flat["word_starts"][where] = tokenizer.word_start_table[text]
+    for separator in (to[nth > 0] - 1, first_sep, last[paired]):
+        ids[separator] = tokenizer.sep_id
+        flat["word_starts"][separator] = 1
     ids[begin] = tokenizer.cls_id
-    ids[first_sep] = tokenizer.sep_id
-    ids[last[paired]] = tokenizer.sep_id
-    for special in (begin, first_sep, last[paired]):
-        flat["word_starts"][special] = 1
+    flat["word_starts"][begin] = 1
+    flat["word_starts"][targets] = 1
 
     cls_positions = np.zeros((num_rows, slots), np.int32)
     labels = np.full((num_rows, slots), IGNORED, np.int32)

@@ -36,6 +36,10 @@ def slow_row(split, plan, row, seq_len, slots):
     for example in range(plan.row_offsets[row], plan.row_offsets[row + 1]):
         a = tokens[plan.a_start[example] :][: plan.a_length[example]].tolist()
         b = tokens[plan.b_start[example] :][: plan.b_length[example]].tolist()
+        length = len(a)
+        for border in plan.token_offsets[::-1]:  # from the back, so that places in front stay where they are
+            if 0 < border - plan.a_start[example] < length:
+                a.insert(border - plan.a_start[example], TOKENIZER.sep_id)
         ids = [TOKENIZER.cls_id, *a, TOKENIZER.sep_id] + ([*b, TOKENIZER.sep_id] if b else [])
         cls_positions.append(len(arrays["input_ids"]))
         labels.append(plan.label[example])
@@ -59,12 +63,14 @@ def slow_rows(split, settings, seed, epoch):
             yield slow_row(split, plan, row, settings.seq_len, settings.max_examples)
 
 
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+@pytest.mark.parametrize("objective", ["nsp", "mlm", "across"])
 @pytest.mark.parametrize("packing", [True, False])
 def test_batches_are_the_rows_of_the_plans_in_order(objective, packing):
     """Over borders of blocks and of an epoch, no row dropped."""
     split = random_split(0, documents=30)
     data = dataclasses.replace(DATA, objective=objective, packing=packing)
+    if objective == "across":
+        data = dataclasses.replace(data, objective="mlm", mlm_documents="across")
     settings = RowSettings.of(data, 32)
     reader_seed = loader(split, data=data).readers(0)[0]._seed
     expected = itertools.chain(slow_rows(split, settings, reader_seed, 0), slow_rows(split, settings, reader_seed, 1))
