@@ -23,6 +23,7 @@ from data_prep.tokenizer import Tokenizer
 Arrays = dict[str, np.ndarray]
 ROW_ARRAYS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "word_starts")
 PREFETCH = 2  # batches ready while a step runs
+PLAN_AHEAD = 2  # blocks planned beside the one at hand, in as many threads: every host plans the rows of all hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,49 +53,48 @@ class Position:
 
 
 class RowReader:
-    """Rows of one split for one length of rows. Keeps the plan and tokens of the block at hand, plans the next one
-    ahead."""
+    """Rows of one split for one length of rows. Keeps the tokens of the block at hand, plans the next ones ahead."""
 
     def __init__(self, split: Split, settings: RowSettings, seed: int, tokenizer: Tokenizer):
         self.settings = settings
         self._split, self._seed, self._tokenizer = split, seed, tokenizer
         self.num_blocks = num_blocks(split, settings)
-        self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self._planner = ThreadPoolExecutor(PLAN_AHEAD, thread_name_prefix="plan")
         self._plans: dict[tuple[int, int], Future[BlockPlan]] = {}
-        self._block: tuple[int, int] | None = None
+        self._plan: BlockPlan | None = None
         self._tokens = np.zeros(0, np.int32)
         self._loaded = np.zeros(0, bool)
 
     def plan(self, epoch: int, block: int) -> BlockPlan:
-        """The plan of a block; the block after it is planned in the background."""
-        after = (epoch, block + 1) if block + 1 < self.num_blocks else (epoch + 1, 0)
-        for name in ((epoch, block), after):
+        """The plan of a block; the blocks after it are planned in the background."""
+        number = epoch * self.num_blocks + block
+        names = [divmod(number + ahead, self.num_blocks) for ahead in range(PLAN_AHEAD + 1)]
+        for name in names:
             if name not in self._plans:
                 self._plans[name] = self._planner.submit(plan_block, self._split, self.settings, self._seed, *name)
-        self._plans = {name: plan for name, plan in self._plans.items() if name in ((epoch, block), after)}
+        self._plans = {name: self._plans[name] for name in names}
         return self._plans[epoch, block].result()
 
-    def advance(self, place: Place, count: int) -> tuple[list[tuple[int, int, np.ndarray]], Place]:
-        """The next `count` rows from a place, as (epoch, block, rows) stretches, and the place after them."""
+    def advance(self, place: Place, count: int) -> tuple[list[tuple[BlockPlan, np.ndarray]], Place]:
+        """The next `count` rows from a place, as stretches of (plan of the block, rows), and the place after them."""
         stretches = []
         epoch, block, row = place.epoch, place.block, place.row
         while count:
-            rows = self.plan(epoch, block).num_rows
-            taken = min(count, rows - row)
+            plan = self.plan(epoch, block)
+            taken = min(count, plan.num_rows - row)
             if taken > 0:
-                stretches.append((epoch, block, np.arange(row, row + taken)))
+                stretches.append((plan, np.arange(row, row + taken)))
                 count, row = count - taken, row + taken
-            if row >= rows:
+            if row >= plan.num_rows:
                 row, block = 0, block + 1
                 if block == self.num_blocks:
                     epoch, block = epoch + 1, 0
         return stretches, Place(epoch, block, row)
 
-    def assemble(self, epoch: int, block: int, rows: np.ndarray) -> Arrays:
+    def assemble(self, plan: BlockPlan, rows: np.ndarray) -> Arrays:
         """The arrays of some rows of a block: int32 [R, S] and, for examples, [R, K]."""
-        plan = self.plan(epoch, block)
-        if self._block != (epoch, block):
-            self._block = (epoch, block)
+        if self._plan is not plan:
+            self._plan = plan
             self._tokens = np.zeros(plan.token_offsets[-1], np.int32)
             self._loaded = np.zeros(len(plan.records), bool)
         chosen = ranges(plan.row_offsets[rows], np.diff(plan.row_offsets)[rows])
@@ -300,12 +300,12 @@ class Loader:
             stretches, place = reader.advance(place, len(mine))
             places.append(place)
             done = 0
-            for epoch, block, block_rows in stretches:
+            for plan, block_rows in stretches:
                 number = mine[done : done + len(block_rows)]
                 done += len(block_rows)
                 wanted = np.isin(number, rows)
                 if wanted.any():
-                    parts.append(reader.assemble(epoch, block, block_rows[wanted]))
+                    parts.append(reader.assemble(plan, block_rows[wanted]))
                     numbers.append(number[wanted])
         order = np.argsort(np.concatenate(numbers), kind="stable")
         arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
@@ -367,13 +367,13 @@ def validation_batches(
         present = min(size, total - first)
         stretches, place = reader.advance(place, present)
         local = rows_of(size)
-        numbers = np.concatenate([np.full(len(rows), i) for i, (_, _, rows) in enumerate(stretches)])
-        rows = np.concatenate([rows for _, _, rows in stretches])
+        numbers = np.concatenate([np.full(len(rows), i) for i, (_, rows) in enumerate(stretches)])
+        rows = np.concatenate([rows for _, rows in stretches])
         parts = []
-        for i, (epoch, block, _) in enumerate(stretches):
+        for i, (plan, _) in enumerate(stretches):
             here = local[local < present]
             wanted = rows[here][numbers[here] == i]
-            parts.append(reader.assemble(epoch, block, wanted))
+            parts.append(reader.assemble(plan, wanted))
         parts.append(empty_rows(int((local >= present).sum()), settings, tokenizer))
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         yield arrays | {"rows": (first + local).astype(np.int32)}

@@ -113,6 +113,23 @@ def test_hosts_see_their_rows_of_the_same_batch():
             np.testing.assert_array_equal(right[name], values[[2, 3, 6, 7]])
 
 
+def test_no_block_is_planned_twice(monkeypatch):
+    """Also where a batch lies over several blocks: every host plans all of them, so this is what planning costs."""
+    planned = []
+
+    def counting(split, settings, seed, epoch, block):
+        planned.append((epoch, block))
+        return plan_block(split, settings, seed, epoch, block)
+
+    monkeypatch.setattr("bert_jax.data.load.plan_block", counting)
+    split = random_split(2, documents=60)
+    found, position = loader(split, size=200), Position()
+    for step in range(6):
+        _, position = found.batch(position, step, np.arange(0, 200, 50))
+    assert position.corpora[0].epoch * found.readers(0)[0].num_blocks + position.corpora[0].block > 12
+    assert len(planned) == len(set(planned))
+
+
 def test_a_corpus_smaller_than_a_batch_repeats_in_new_pairs():
     split = random_split(5, documents=3, sentences=(2, 4))
     arrays, position = loader(split, size=64).batch(Position(), 0, np.arange(64))
