@@ -10,8 +10,8 @@ Prints one JSON object. Figures `a_core` are by processor time, so they hold on 
 - `loader`: plan, read and assemble, as one host that holds every row.
 - `pod_host`: one host of 64 with 1/64 of the rows: it plans everything and assembles its own. `cores` is what 400,000
   rows of 128 a second over all hosts (BERT-Base on 256 TPU v5e chips) take of each host.
-- `training`: rows a second of the quickstart recipe's steps on this machine; the loader's `times_training` is its rows a
-  second a core over those of training.
+- `training`: rows a second of the quickstart recipe's steps on this machine; the loader's `times_training` is its rows
+  a second a core over those of training.
 - `host_milliseconds_a_step`: the training loop's own time outside the device, by part: the step is replaced by one with
   the same arguments and results and nothing in it.
 

@@ -137,6 +137,11 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     pretrain.add_argument("--config", required=True, help="recipe; fields are overridden by --config.a.b=value")
     pretrain.add_argument("--workdir", required=True, help="run directory, new or to go on with")
+    pretrain.add_argument(
+        "--rehearse",
+        metavar="HARDWARE",
+        help="only rehearse for this hardware, as v5e:16x16: 20 small steps on fake devices, with a stop and a resume",
+    )
 
     inspect = add(
         "inspect", _inspect, "Show the batches of some steps as the model sees them.", "inspect runs/tiny --step 100"
@@ -274,6 +279,15 @@ def _pretrain(options: argparse.Namespace) -> int:
     # bit.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
     from bert_jax.config_file import load
+
+    if options.rehearse:
+        from bert_jax.rehearse import RehearsalFailed, rehearse
+
+        try:
+            _print_json(rehearse(load(options.config, options.overrides), options.rehearse))
+        except RehearsalFailed as error:
+            return _fail(str(error), 1)
+        return 0
     from bert_jax.train import pretrain
 
     return pretrain(load(options.config, options.overrides), Path(options.workdir))

@@ -8,14 +8,23 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from bert_jax import tpu_vm
+
 # What says that this process is one of several: the variable, and whether its value means more than one.
 _SEVERAL = {
-    "JAX_NUM_PROCESSES": lambda value: int(value) > 1,
     "SLURM_STEP_NUM_TASKS": lambda value: int(value) > 1,
     "OMPI_COMM_WORLD_SIZE": lambda value: int(value) > 1,
     "TPU_WORKER_HOSTNAMES": lambda value: "," in value,
     "MEGASCALE_NUM_SLICES": lambda value: int(value) > 1,
 }
+
+
+def _one_of_several(environment: Mapping[str, str]) -> bool:
+    """An explicit number decides; else the surroundings do."""
+    if "JAX_NUM_PROCESSES" in environment:
+        return int(environment["JAX_NUM_PROCESSES"]) > 1
+    named = any(name in environment and several(environment[name]) for name, several in _SEVERAL.items())
+    return named or tpu_vm.is_pod(environment)
 
 
 def join(environment: Mapping[str, str] = os.environ) -> None:
@@ -24,7 +33,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name a cluster explicitly; Slurm, Open MPI and
     TPU pods are recognised by jax itself. Must run before anything else touches a device.
     """
-    if not any(name in environment and several(environment[name]) for name, several in _SEVERAL.items()):
+    if not _one_of_several(environment):
         return
     if environment.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
