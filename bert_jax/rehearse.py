@@ -127,7 +127,8 @@ def _run(recipe: Path, workdir: Path, devices: int, stop_after: int | None, expe
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_CLUSTERS)}
     environment |= {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # Compiled in a hurry: nothing here has to be fast.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
     }
     words = [sys.executable, "-m", "bert_jax.rehearse", str(recipe), str(workdir), str(stop_after or 0)]
     done = subprocess.run(words, env=environment, stderr=subprocess.PIPE, text=True, timeout=_LIMIT)
