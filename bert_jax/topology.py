@@ -19,6 +19,7 @@ class Generation:
       devices: of jax, a chip.
       memory: bytes a device, nearly all of which a program may have.
       dimensions: of a topology.
+      hertz: of its clock, by which the compiler's cycles become seconds: peak FLOP/s over those of a cycle.
       dollars: a chip-hour on demand in the cheapest region of the United States, from Google's list of prices of 2025;
         prices change, so look yours up.
     """
@@ -29,14 +30,15 @@ class Generation:
     devices: int
     memory: int
     dimensions: int
+    hertz: float
     dollars: float
 
 
 GENERATIONS = {
-    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 3.22),
-    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.20),
-    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 4.20),
-    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 2.70),
+    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 1.05e9, 3.22),
+    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.50e9, 1.20),
+    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 1.75e9, 4.20),
+    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 1.75e9, 2.70),
 }
 
 
