@@ -103,7 +103,12 @@ def test_without_libtpu_one_line_says_what_to_install():
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu)")
 def test_a_small_step_is_compiled_for_four_chips_that_are_not_here(tmp_path):
     small = ["--config.train.num_steps=600", "--config.train.global_batch_size=32"]
-    small += ["--config.model.num_layers=2", "--config.model.hidden_size=128", "--config.mesh.fsdp=4"]
+    small += [
+        "--config.model.num_layers=2",
+        "--config.model.hidden_size=128",
+        "--config.model.num_heads=2",
+        "--config.mesh.fsdp=4",
+    ]
     done = plan("--device", "v5e:2x2", "--price", "2", "--dump", str(tmp_path / "dump"), *small)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
