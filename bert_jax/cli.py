@@ -6,6 +6,7 @@ reason that a restart does not cure; 75 saved, run the same command again; 130 i
 
 import argparse
 import errno
+import importlib.util
 import json
 import os
 import sys
@@ -170,7 +171,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "pretrain --config configs/bert_tiny.py --config.data.corpus=corpus --workdir runs/tiny",
     )
     pretrain.add_argument("--config", required=True, help="recipe; fields are overridden by --config.a.b=value")
-    pretrain.add_argument("--workdir", required=True, help="run directory, new or to go on with")
+    pretrain.add_argument("--workdir", help="run directory, new or to go on with; a rehearsal needs none")
     pretrain.add_argument(
         "--change",
         action="append",
@@ -178,6 +179,22 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="FIELD",
         help="go on with another value of this field than the run was started with, as in optimizer.learning_rate",
     )
+    pretrain.add_argument(
+        "--rehearse",
+        metavar="HARDWARE",
+        help="only rehearse for this hardware, as v5e:16x16: 20 small steps on fake devices, with a stop and a resume",
+    )
+
+    plan = add(
+        "plan",
+        _plan,
+        "Compile a run for hardware that is not here: memory, time and cost, as JSON.",
+        "plan --config configs/bert_base.py --device v5e:16x16",
+    )
+    plan.add_argument("--config", required=True, help="recipe; fields are overridden by --config.a.b=value")
+    plan.add_argument("--device", required=True, metavar="HARDWARE", help="such as v5e:16x16 or v4:4x4x8")
+    plan.add_argument("--price", type=float, metavar="DOLLARS", help="of a chip-hour; a list price unless given")
+    plan.add_argument("--dump", metavar="DIR", help="write the optimised programs' text there")
 
     inspect = add(
         "inspect", _inspect, "Show the batches of some steps as the model sees them.", "inspect runs/tiny --step 100"
@@ -358,9 +375,40 @@ def _pretrain(options: argparse.Namespace) -> int:
 
     stop = StopSignal(several)
     from bert_jax.config_file import load
+
+    if options.rehearse:
+        from bert_jax.rehearse import RehearsalFailed, rehearse
+
+        try:
+            _print_json(rehearse(load(options.config, options.overrides), options.rehearse))
+        except RehearsalFailed as error:
+            return _fail(str(error), 1)
+        return 0
+    if options.workdir is None:
+        raise InputError("pretrain needs --workdir, a directory for the run; see bert-jax pretrain --help")
     from bert_jax.train import pretrain
 
     return pretrain(load(options.config, options.overrides), Path(options.workdir), stop, options.change)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from bert_jax.config_file import load
+    from bert_jax.topology import parse_topology
+
+    config, topology = load(options.config, options.overrides), parse_topology(options.device)
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError("plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'")
+    # Read when libtpu starts: it is not to look for chips, nor for a metadata server.
+    os.environ.update(
+        JAX_PLATFORMS="cpu",
+        TPU_SKIP_MDS_QUERY="1",
+        TPU_ACCELERATOR_TYPE=topology.accelerator_type,
+        TPU_WORKER_HOSTNAMES="localhost",
+    )
+    from bert_jax.plan_run import plan_run
+
+    dump = Path(options.dump) if options.dump else None
+    _print_json(plan_run(config, topology, options.price, dump))
 
 
 def _inspect(options: argparse.Namespace) -> None:

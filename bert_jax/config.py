@@ -16,7 +16,10 @@ import ml_collections
 from data_prep.errors import InputError
 
 OBJECTIVES = ("nsp", "sop", "mlm")
-MASKINGS = ("token", "whole_word")
+MASKINGS = ("token", "whole_word", "span")
+MLM_DOCUMENTS = ("within", "across")
+OPTIMIZERS = ("adamw", "lamb")
+SCHEDULES = ("linear", "cosine", "wsd", "constant")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 
@@ -58,6 +61,7 @@ class DataConfig:
     corpus: Any = ""  # a path, or a list of {path, weight}
     seq_len: int = 128
     objective: str = "nsp"
+    mlm_documents: str = "within"  # objective mlm: a chunk ends with its document, or goes on in the next one
     packing: bool = True
     short_seq_prob: float = 0.1
     masking: str = "token"
@@ -68,7 +72,10 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseConfig:
-    """A stretch of training with its own rows and batch; `learning_rate` 0 follows the run's one schedule."""
+    """A stretch of training with its own rows and batch; `learning_rate` 0 follows the run's one schedule.
+
+    With a learning rate of its own it has its own warm-up and its own decay, of the run's kind.
+    """
 
     num_steps: int = 0
     seq_len: int = 0
@@ -93,12 +100,13 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """As in torch.optim.AdamW, with linear warm-up and linear decay to zero."""
+    """As in torch.optim.AdamW; `lamb` scales its steps by a trust ratio. Every schedule begins with linear warm-up."""
 
     name: str = "adamw"
     learning_rate: float = 1e-4
     warmup_steps: int = 100
     schedule: str = "linear"
+    decay_share: float = 0.1  # schedule wsd: the share of the steps, at the end, that decay to zero
     weight_decay: float = 0.01
     b1: float = 0.9
     b2: float = 0.999
@@ -252,8 +260,9 @@ def check(config: Config) -> None:
     _one_of("config.model.remat", model.remat, REMATS)
     _one_of("config.data.objective", data.objective, OBJECTIVES)
     _one_of("config.data.masking", data.masking, MASKINGS)
-    _one_of("config.optimizer.name", optimizer.name, ("adamw",))
-    _one_of("config.optimizer.schedule", optimizer.schedule, ("linear",))
+    _one_of("config.data.mlm_documents", data.mlm_documents, MLM_DOCUMENTS)
+    _one_of("config.optimizer.name", optimizer.name, OPTIMIZERS)
+    _one_of("config.optimizer.schedule", optimizer.schedule, SCHEDULES)
     for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "type_vocab_size"):
         _at_least(f"config.model.{name}", getattr(model, name), 1)
     if model.hidden_size % model.num_heads:
@@ -273,6 +282,14 @@ def check(config: Config) -> None:
             raise InputError(f"config.{name}={rate} is no probability below 1; give one from 0 to 1")
     if data.mask_prob == 0.0:
         raise InputError("config.data.mask_prob=0 leaves nothing to predict; the paper's value is 0.15")
+    if data.mlm_documents == "across" and data.objective != "mlm":
+        raise InputError(
+            f"config.data.mlm_documents='across' is for objective mlm, and config.data.objective={data.objective!r}; "
+            "change one of them"
+        )
+    if not 0.0 < optimizer.decay_share <= 1.0:
+        raise InputError(f"config.optimizer.decay_share={optimizer.decay_share} is no share; give one above 0, up to 1")
+    _at_least("config.optimizer.warmup_steps", optimizer.warmup_steps, 0)
     _at_least("config.data.max_predictions", data.max_predictions, 0)
     _at_least("config.data.block_tokens", data.block_tokens, 1024)
     _at_least("config.train.accumulation", train.accumulation, 1)
@@ -295,6 +312,11 @@ def check(config: Config) -> None:
         where = f"config.train.phases[{i}]" if train.phases else "config.train"
         _at_least(f"{where}.num_steps", phase.num_steps, 1)
         _at_least(f"{where}.global_batch_size", phase.global_batch_size, 1)
+        if phase.warmup_steps and not phase.learning_rate > 0:
+            raise InputError(
+                f"{where}.warmup_steps={phase.warmup_steps} warms up to no learning_rate; give the phase one, or leave "
+                "both out to follow the run's schedule"
+            )
         name = f"{where}.seq_len" if train.phases else "config.data.seq_len"
         _at_least(name, phase.seq_len, 8)
         if phase.seq_len > model.max_position_embeddings:

@@ -2,7 +2,8 @@
 
 Every draw is a hash of (seed, step, row, position): the same masks on any mesh, host count and accumulation. A row has
 a fixed number of slots P for predictions, so the vocabulary projection runs on masked positions only (Devlin et al.,
-2019: of the chosen tokens 80 % become [MASK], 10 % a random token, 10 % stay).
+2019: of the chosen tokens 80 % become [MASK], 10 % a random token, 10 % stay). Spans are SpanBERT's (Joshi et al.,
+2020): geometric numbers of whole words, and one fate for all tokens of a span.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt32
 
 from bert_jax.config import DataConfig, max_predictions
 from bert_jax.data.plan import IGNORED
@@ -20,6 +21,8 @@ from bert_jax.random_bits import Purpose, row_bits, stream
 from data_prep.tokenizer import Tokenizer
 
 Batch = Mapping[str, Array]
+
+SPAN_P, SPAN_MAX = 0.2, 10  # of the geometric distribution of a span's words, cut off and made to sum to 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +90,17 @@ def mask_tokens(
         jnp.maximum(jnp.round(total * settings.mask_prob).astype(jnp.int32), 1), settings.max_predictions
     )
     order = row_bits(stream(seed, step, Purpose.MASK_ORDER), rows, (seq_len,))
+    kind = row_bits(stream(seed, step, Purpose.MASK_KIND), rows, (seq_len,))
     if settings.masking == "token":
         chosen = maskable & (_rank(jnp.where(maskable, order >> 1, jnp.uint32(2**31))) < budget[:, None])
-    else:
+    elif settings.masking == "whole_word":
         chosen = _choose_words(maskable, word_starts, order, budget, settings.max_predictions)
+    else:
+        words = span_words(row_bits(stream(seed, step, Purpose.SPAN_LENGTH), rows, (seq_len,)))
+        span = _choose_spans(maskable, word_starts, order, words, budget, settings.max_predictions)
+        chosen = span >= 0
+        kind = jnp.take_along_axis(kind, jnp.maximum(span, 0), axis=1)
 
-    kind = row_bits(stream(seed, step, Purpose.MASK_KIND), rows, (seq_len,))
     other = row_bits(stream(seed, step, Purpose.MASK_TOKEN), rows, (seq_len,))
     ordinary = jnp.asarray(settings.ordinary_ids)
     random_ids = ordinary[(other % jnp.uint32(len(settings.ordinary_ids))).astype(jnp.int32)]
@@ -120,6 +128,72 @@ def _rank(values: Array) -> Int[Array, "B S"]:
     return jnp.argsort(jnp.argsort(values, axis=1, stable=True), axis=1)
 
 
+def _word_starts(maskable: Bool[Array, "B S"], word_starts: Int[Array, "B S"]) -> Bool[Array, "B S"]:
+    """Where a word begins among maskable tokens: one that is not maskable ends a word too."""
+    after_hole = jnp.pad(~maskable, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
+    return maskable & ((word_starts > 0) | after_hole)
+
+
+def span_words(bits: UInt32[Array, "..."]) -> Int[Array, "..."]:
+    """Random bits as words a span: 1 to SPAN_MAX, n with a probability in proportion to SPAN_P (1 - SPAN_P)^(n - 1)."""
+    reached = 1.0 - (1.0 - SPAN_P) ** np.arange(1, SPAN_MAX)
+    borders = np.round(reached / (1.0 - (1.0 - SPAN_P) ** SPAN_MAX) * 2.0**32).astype(np.uint32)
+    return 1 + jnp.sum(bits[..., None] >= borders, axis=-1, dtype=jnp.int32)
+
+
+def _choose_spans(
+    maskable: Bool[Array, "B S"],
+    word_starts: Int[Array, "B S"],
+    order: UInt32[Array, "B S"],
+    words: Int[Array, "B S"],
+    budget: Int[Array, "B"],
+    slots: int,
+) -> Int[Array, "B S"]:
+    """Spans of whole words until the budget is spent; gives each chosen token the place where its span begins, others
+    -1.
+
+    A span begins at a word that is not taken, in random order, and has as many words as were drawn for that place, or
+    as many as come before a token that is never masked (so no example's border is crossed), a word that is taken, or
+    the end of the budget. Words that would overshoot the budget begin no span; a row none of whose words fits it gets
+    one of its shortest, as far as the slots reach.
+    """
+    seq_len = maskable.shape[1]
+    places = jnp.arange(seq_len, dtype=jnp.int32)
+    starts = _word_starts(maskable, word_starts)
+    word = jnp.cumsum(starts, axis=1)
+    hole = jnp.cumsum(~maskable, axis=1)  # the same for all tokens between two that are never masked
+    breaks = jnp.where(starts | ~maskable, places, seq_len)
+    following = jnp.pad(breaks, ((0, 0), (0, 1)), constant_values=seq_len)[:, 1:]
+    word_end = jax.lax.cummin(following, axis=1, reverse=True)
+    size = jnp.where(starts, word_end - places, seq_len + 1)
+    scores = order >> 1
+
+    def take(carry, _):
+        span, left = carry
+        free = starts & (span < 0) & (size <= left[:, None])
+        at = jnp.argmin(jnp.where(free, scores, jnp.uint32(2**31)), axis=1).astype(jnp.int32)[:, None]
+        here = places == at
+
+        def there(values):
+            return jnp.sum(jnp.where(here, values, 0), axis=1, keepdims=True)
+
+        taken = jnp.min(jnp.where((span >= 0) & (places > at), places, seq_len), axis=1, keepdims=True)
+        inside = (
+            free.any(axis=1, keepdims=True)
+            & maskable
+            & (places >= at)
+            & (places < taken)
+            & (hole == there(hole))
+            & (word < there(word) + there(words))
+            & (word_end <= at + left[:, None])
+        )
+        return (jnp.where(inside, at, span), left - inside.sum(1, dtype=jnp.int32)), None
+
+    first = jnp.full(maskable.shape, -1, jnp.int32), jnp.maximum(budget, size.min(1))
+    (span, _), _ = jax.lax.scan(take, first, length=min(slots, seq_len))
+    return jnp.where(jnp.cumsum(span >= 0, axis=1) <= slots, span, -1)
+
+
 def _choose_words(
     maskable: Bool[Array, "B S"], word_starts: Int[Array, "B S"], order: Array, budget: Int[Array, "B"], slots: int
 ) -> Bool[Array, "B S"]:
@@ -128,9 +202,7 @@ def _choose_words(
     A row none of whose words fits the budget gets its shortest word, as far as the slots reach.
     """
     seq_len = maskable.shape[1]
-    # A token that is not maskable ends a word too: what follows it starts another one.
-    after_hole = jnp.pad(~maskable, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
-    starts = maskable & ((word_starts > 0) | after_hole)
+    starts = _word_starts(maskable, word_starts)
     word = jnp.cumsum(starts, axis=1) - 1  # of maskable tokens; [B, S] below seq_len
     word = jnp.where(maskable, word, seq_len)
     lengths = jax.vmap(lambda ids: jnp.zeros(seq_len + 1, jnp.int32).at[ids].add(1))(word)[:, :seq_len]

@@ -12,7 +12,39 @@ from bert_jax.model.bert import logical_axes
 from bert_jax.model.partitioning import BATCH_AXES, MESH_AXES, RULES, partition_spec
 from data_prep.errors import InputError
 
-__all__ = ["RULES", "batch_sharding", "check_mesh", "make_mesh", "replicated", "state_shardings"]
+__all__ = [
+    "RULES",
+    "batch_sharding",
+    "check_mesh",
+    "check_mesh_sizes",
+    "make_mesh",
+    "mesh_sizes",
+    "replicated",
+    "state_shardings",
+]
+
+
+def mesh_sizes(config: MeshConfig, count: int) -> tuple[int, int, int]:
+    """Devices an axis (data, fsdp, tensor) for `count` devices.
+
+    Raises:
+      InputError: the sizes do not multiply to that number.
+    """
+    sizes = [config.data, config.fsdp, config.tensor]
+    shown = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes, strict=True))
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise InputError(f"config.mesh has {shown}; give positive sizes, and -1 to at most one of them")
+    if -1 in sizes:
+        fixed = math.prod(size for size in sizes if size != -1)
+        if count % fixed:
+            raise InputError(f"config.mesh has {shown}, but {count} devices are not divisible by {fixed}")
+        sizes[sizes.index(-1)] = count // fixed
+    if math.prod(sizes) != count:
+        raise InputError(
+            f"config.mesh has {shown}, which takes {math.prod(sizes)} devices, and there are {count}; "
+            "give one axis -1 to fill up"
+        )
+    return sizes[0], sizes[1], sizes[2]
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -26,21 +58,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       InputError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [config.data, config.fsdp, config.tensor]
-    shown = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes, strict=True))
-    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-        raise InputError(f"config.mesh has {shown}; give positive sizes, and -1 to at most one of them")
-    if -1 in sizes:
-        fixed = math.prod(size for size in sizes if size != -1)
-        if len(devices) % fixed:
-            raise InputError(f"config.mesh has {shown}, but {len(devices)} devices are not divisible by {fixed}")
-        sizes[sizes.index(-1)] = len(devices) // fixed
-    if math.prod(sizes) != len(devices):
-        raise InputError(
-            f"config.mesh has {shown}, which takes {math.prod(sizes)} devices, and there are {len(devices)}; "
-            "give one axis -1 to fill up"
-        )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    sizes = mesh_sizes(config, len(devices))
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -90,7 +109,13 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
 
 def check_mesh(config: Config, mesh: Mesh) -> None:
     """Raises InputError where the batch or the model cannot be cut over the mesh: the value and what to do."""
-    rows, fsdp, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["fsdp"], mesh.shape["tensor"]
+    check_mesh_sizes(config, (mesh.shape["data"], mesh.shape["fsdp"], mesh.shape["tensor"]))
+
+
+def check_mesh_sizes(config: Config, sizes: tuple[int, int, int]) -> None:
+    """`check_mesh` for a mesh that need not exist: devices an axis (data, fsdp, tensor)."""
+    data, fsdp, tensor = sizes
+    rows = data * fsdp
     accumulation = config.train.accumulation
     for phase in config.phases():
         size = phase.global_batch_size

@@ -12,13 +12,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bert_jax import tpu_vm
+
 STOPPED = 75
 _COMMAND = [sys.executable, "-m", "bert_jax"]
 _PARENT_ALIVE = "BERT_JAX_PARENT_ALIVE"  # number of a pipe that ends when the parent does
 
 # What says that this process is one of several: the variable, and whether its value means more than one.
 _SEVERAL = {
-    "JAX_NUM_PROCESSES": lambda value: int(value) > 1,
     "SLURM_STEP_NUM_TASKS": lambda value: int(value) > 1,
     "OMPI_COMM_WORLD_SIZE": lambda value: int(value) > 1,
     "TPU_WORKER_HOSTNAMES": lambda value: "," in value,
@@ -27,8 +28,11 @@ _SEVERAL = {
 
 
 def one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment shows a pod or a job of several processes."""
-    return any(name in environment and several(environment[name]) for name, several in _SEVERAL.items())
+    """Whether the environment shows a pod or a job of several processes: an explicit number decides, else they do."""
+    if "JAX_NUM_PROCESSES" in environment:
+        return int(environment["JAX_NUM_PROCESSES"]) > 1
+    named = any(name in environment and several(environment[name]) for name, several in _SEVERAL.items())
+    return named or tpu_vm.is_pod(environment)
 
 
 def is_child() -> bool:

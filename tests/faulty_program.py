@@ -59,10 +59,17 @@ def poison(rows):
     from bert_jax.data import keyed
     from bert_jax.data.load import RowReader
 
-    assemble, sums = RowReader.assemble, train_step._sums
+    plan, assemble, sums = RowReader.plan, RowReader.assemble, train_step._sums
+    plans = {}
 
-    def poisoned_assemble(self, epoch, block, numbers):
-        arrays = assemble(self, epoch, block, numbers)
+    def known_plan(self, epoch, block):
+        found = plan(self, epoch, block)
+        plans[id(found)] = found, epoch, block  # held, so that no other gets its number
+        return found
+
+    def poisoned_assemble(self, of, numbers):
+        arrays = assemble(self, of, numbers)
+        _, epoch, block = plans[id(of)]
         for corpus, at_epoch, at_block, first, last in rows:
             if (self._seed, epoch, block) == (int(keyed.draw(0, corpus)), at_epoch, at_block):
                 arrays["word_starts"][(numbers >= first) & (numbers <= last)] = POISON
@@ -75,7 +82,7 @@ def poison(rows):
         bad = jnp.any(batch["word_starts"] == POISON)
         return found | {"mlm_sum": jnp.where(bad, jnp.nan, found["mlm_sum"])}
 
-    RowReader.assemble, train_step._sums = poisoned_assemble, poisoned_sums
+    RowReader.plan, RowReader.assemble, train_step._sums = known_plan, poisoned_assemble, poisoned_sums
 
 
 def spike(step, factor):

@@ -9,7 +9,7 @@ import pytest
 from bert_jax.cli import _build_parser, main
 
 COMMANDS = ["vocab", "build", "check", "pretrain", "inspect", "evaluate", "convert", "finetune", "predict"]
-COMMANDS += ["fill-mask", "report"]
+COMMANDS += ["fill-mask", "report", "plan"]
 
 
 def subcommands():

@@ -59,7 +59,14 @@ def test_max_predictions_is_rounded_up(seq_len, expected):
     [
         (dict(model__hidden_size=100), "hidden_size=100 is not divisible by num_heads=12"),
         (dict(data__objective="npp"), "did you mean nsp"),
-        (dict(data__masking="xyz"), "known: token, whole_word"),
+        (dict(data__masking="xyz"), "known: span, token, whole_word"),
+        (dict(data__mlm_documents="across"), "'across' is for objective mlm"),
+        (dict(optimizer__decay_share=0.0), "decay_share=0.0 is no share"),
+        (dict(optimizer__schedule="cosin"), "did you mean cosine"),
+        (
+            dict(train__phases=[dict(num_steps=9, seq_len=128, global_batch_size=8, warmup_steps=2)]),
+            r"phases\[0\].warmup_steps=2 warms up to no learning_rate",
+        ),
         (dict(data__mask_prob=1.5), "mask_prob=1.5"),
         (dict(data__seq_len=1024), "max_position_embeddings=512"),
         (
@@ -116,3 +123,15 @@ def test_a_field_of_the_wrong_type_is_said():
         from_dict(Config, {"train": {"num_steps": "many"}})
     with pytest.raises(InputError, match="must be a group of fields"):
         from_dict(Config, {"train": 3})
+
+
+def test_the_large_batch_recipe():
+    config = load(str(CONFIGS / "bert_large_lamb.py"), [])
+    assert config.optimizer.name == "lamb"
+    first, second = config.phases()
+    assert (first.num_steps, first.global_batch_size, second.num_steps, second.global_batch_size) == (
+        *(7038, 65_536),
+        *(1563, 32_768),
+    )
+    assert first.warmup_steps == pytest.approx(0.2843 * 7038, abs=2)
+    assert second.warmup_steps == pytest.approx(0.128 * 1563, abs=2)

@@ -1,12 +1,17 @@
 """Masks against what the paper and DESIGN say of them, row by row."""
 
+import copy
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.masking import IGNORED, MaskSettings, mask_tokens
+from bert_jax.masking import IGNORED, MaskSettings, mask_tokens, span_words
+from bert_jax.random_bits import Purpose, row_bits, stream
 
 SPECIALS = np.array([0, 2, 5, 6, 9], np.int32)
 PAD, UNK, CLS, SEP, MASK = 0, 2, 5, 6, 9
@@ -39,8 +44,21 @@ def random_rows(seed, rows, seq_len, vocab=50, word=0.6):
 def mask(rows, how, seed=1, step=0, numbers=None):
     ids, segments, starts = rows
     numbers = np.arange(len(ids), dtype=np.int32) if numbers is None else numbers
-    out = jax.jit(lambda *args: mask_tokens(*args, seed, step, how))(ids, segments, starts, numbers)
-    return [np.asarray(array) for array in out]
+    run = compiled(how.masking, how.max_predictions, len(how.ordinary_ids) + len(SPECIALS))
+    return [np.asarray(array) for array in run(ids, segments, starts, numbers, seed, step, how.mask_prob)]
+
+
+@functools.cache
+def compiled(masking, slots, vocab):
+    """Jitted once for every example that differs in numbers only."""
+    how = settings(masking, 0.15, slots, vocab)
+
+    def run(ids, segments, starts, numbers, seed, step, prob):
+        traced = copy.copy(how)
+        object.__setattr__(traced, "mask_prob", prob)
+        return mask_tokens(ids, segments, starts, numbers, seed, step, traced)
+
+    return jax.jit(run)
 
 
 def maskable(ids, segments):
@@ -52,7 +70,7 @@ def maskable(ids, segments):
     st.sampled_from([5, 16, 40]),
     st.sampled_from([0.05, 0.15, 0.5]),
     st.sampled_from([1, 3, 8, 50]),
-    st.sampled_from(["token", "whole_word"]),
+    st.sampled_from(["token", "whole_word", "span"]),
 )
 def test_slots_positions_and_labels_belong_together(seed, seq_len, prob, slots, masking):
     ids, segments, starts = rows = random_rows(seed, 6, seq_len)
@@ -108,6 +126,79 @@ def test_whole_words_equal_a_plain_loop_over_words_in_random_order():
         assert not any(len(word) <= room for word in words if not set(word) & chosen)
 
 
+def plain_spans(ids, segments, starts, row, order, drawn, budget, slots):
+    """Span masking of one row as a plain loop over its words, by the same draws: [(begin, end)]."""
+    words = [(word[0], word[-1] + 1) for word in whole_words(ids, segments, starts, row)]
+    if not words:
+        return []
+    left, taken = max(budget, min(end - begin for begin, end in words)), set()
+    spans = []
+    for first in sorted(range(len(words)), key=lambda i: (order[words[i][0]] >> 1, i)):
+        if first in taken or words[first][1] - words[first][0] > left:
+            continue
+        begin = words[first][0]
+        last = first
+        for following in range(first + 1, min(first + drawn[begin], len(words))):
+            touching = words[following][0] == words[following - 1][1]
+            if not touching or following in taken or words[following][1] - begin > left:
+                break
+            last = following
+        taken |= set(range(first, last + 1))
+        left -= words[last][1] - begin
+        spans.append((begin, words[last][1]))
+    return [(begin, end) for begin, end in spans if len(spans) > 1 or end - begin <= slots] or [
+        (spans[0][0], spans[0][0] + slots)
+    ]
+
+
+@pytest.mark.parametrize(("prob", "slots"), [(0.15, 8), (0.4, 40), (0.2, 3)])
+def test_spans_equal_a_plain_loop_over_words(prob, slots):
+    ids, segments, starts = rows = random_rows(11, 48, 64, word=0.6)
+    masked, positions, labels = mask(rows, settings("span", prob, slots), seed=9, step=4)
+    numbers = jnp.arange(48)
+    order = np.asarray(row_bits(stream(9, 4, Purpose.MASK_ORDER), numbers, (64,))).astype(np.int64)
+    drawn = np.asarray(span_words(row_bits(stream(9, 4, Purpose.SPAN_LENGTH), numbers, (64,))))
+    kinds = np.asarray(row_bits(stream(9, 4, Purpose.MASK_KIND), numbers, (64,)))
+    lengths = []
+    for row in range(48):
+        total = maskable(ids, segments)[row].sum()
+        budget = min(max(1, int(np.round(np.float32(total) * np.float32(prob)))), slots)
+        spans = plain_spans(ids, segments, starts, row, order[row], drawn[row], budget, slots)
+        expected = sorted(place for begin, end in spans for place in range(begin, end))
+        assert positions[row][labels[row] != IGNORED].tolist() == expected
+        for begin, end in spans:  # one fate for a span, and no border crossed
+            assert len(set(segments[row][begin:end])) == 1
+            assert (masked[row][begin:end] == MASK).all() == (kinds[row][begin] < 0.8 * 2**32)
+            if kinds[row][begin] >= 0.9 * 2**32:
+                assert not np.isin(masked[row][begin:end], SPECIALS).any()
+        lengths += [end - begin for begin, end in spans]
+    assert max(lengths) > 3 or slots == 3
+
+
+def test_lengths_of_spans_are_geometric():
+    """The first span of a long row is cut by nothing: its words follow 0.2 * 0.8^(n - 1), n up to 10, mean 3.8."""
+    probabilities = 0.2 * 0.8 ** np.arange(10) / (1 - 0.8**10)
+    assert probabilities @ np.arange(1, 11) == pytest.approx(3.797, abs=1e-3)  # the mean that SpanBERT states
+    ids = np.full((20_000, 80), 20, np.int32)
+    ids[:, 0], ids[:, -1] = CLS, SEP
+    segments = np.ones_like(ids)
+    _, positions, labels = mask((ids, segments, segments), settings("span", 10 / 78, 10))
+    assert ((labels != IGNORED).sum(1) == 10).all()  # the budget is spent to the last token
+    order = np.asarray(row_bits(stream(1, 0, Purpose.MASK_ORDER), jnp.arange(20_000), (80,)))
+    first = 1 + np.argmin(order[:, 1:-1] >> 1, axis=1)
+    whole = first < 69
+    chosen = np.zeros((20_000, 91), bool)
+    np.put_along_axis(chosen, positions, True, 1)
+    drawn = np.asarray(span_words(row_bits(stream(1, 0, Purpose.SPAN_LENGTH), jnp.arange(20_000), (80,))))
+    lengths = drawn[np.arange(20_000), first][whole]
+    reach = first[whole, None] + np.arange(10)
+    inside = np.take_along_axis(chosen[whole], reach, 1)
+    assert (inside | (np.arange(10) >= lengths[:, None])).all()
+    counts = np.bincount(lengths, minlength=11)[1:]
+    expected = whole.sum() * probabilities
+    assert (abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
 @pytest.mark.parametrize("masking", ["token", "whole_word"])
 def test_every_word_has_the_same_chance(masking):
     """Evenly over the row, also where the slots are fewer than the rate asks for."""
@@ -152,6 +243,6 @@ def test_masks_depend_on_seed_step_and_row_number_alone():
 
 def test_rows_of_padding_have_nothing_to_predict():
     empty = np.zeros((2, 16), np.int32)
-    for masking in ("token", "whole_word"):
+    for masking in ("token", "whole_word", "span"):
         masked, _, labels = mask((empty, empty, empty), settings(masking))
         assert (labels == IGNORED).all() and (masked == 0).all()

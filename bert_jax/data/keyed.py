@@ -11,15 +11,17 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def draw(*words: int | np.ndarray) -> np.ndarray:
-    """64 random bits for every element of the broadcast words (non-negative integers); uint64."""
-    state = np.zeros((), np.uint64)
+def draw(*words: int | np.ndarray, after: np.ndarray | None = None) -> np.ndarray:
+    """64 random bits for every element of the broadcast words (non-negative integers); uint64.
+
+    `draw(a, b, c)` is `draw(c, after=draw(a, b))`: who draws often with the same first words computes them once.
+    """
+    state = np.zeros((), np.uint64) if after is None else after
     with np.errstate(over="ignore"):
         for word in words:
             state = _mix((state ^ np.asarray(word).astype(np.uint64)) + _GOLDEN)

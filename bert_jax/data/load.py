@@ -10,21 +10,21 @@ import itertools
 import math
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert_jax.config import Config
 from bert_jax.data import keyed
-from bert_jax.data.plan import IGNORED, BlockPlan, RowSettings, num_blocks, plan_block
+from bert_jax.data.plan import IGNORED, BlockPlan, RowSettings, inner_borders, num_blocks, plan_block
 from data_prep.corpus import Corpus, Split, ranges
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer
 
 Arrays = dict[str, np.ndarray]
-Stretch = tuple[int, int, np.ndarray]  # epoch, block, numbers of rows in it
 ROW_ARRAYS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "word_starts")
 PREFETCH = 2  # batches ready while a step runs
+PLAN_AHEAD = 2  # blocks planned beside the one at hand, in as many threads: every host plans the rows of all hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,15 @@ class Place:
     row: int = 0
     rows: int = dataclasses.field(default=0, compare=False)
     tokens: int = dataclasses.field(default=0, compare=False)
+
+
+class Stretch(NamedTuple):
+    """Rows of one block of an epoch; with the plan, for a reader at a border soon forgets it."""
+
+    epoch: int
+    block: int
+    plan: BlockPlan
+    rows: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,57 +76,60 @@ class Position:
 
 
 class RowReader:
-    """Rows of one split for one length of rows. Keeps the plan and tokens of the block at hand, plans the next one
-    ahead."""
+    """Rows of one split for one length of rows. Keeps the tokens of the block at hand, plans the next ones ahead."""
 
     def __init__(self, split: Split, settings: RowSettings, seed: int, tokenizer: Tokenizer):
         self.settings = settings
         self._split, self._seed, self._tokenizer = split, seed, tokenizer
         self.num_blocks = num_blocks(split, settings)
-        self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self._planner = ThreadPoolExecutor(PLAN_AHEAD, thread_name_prefix="plan")
         self._plans: dict[tuple[int, int], Future[BlockPlan]] = {}
-        self._block: tuple[int, int] | None = None
+        self._plan: BlockPlan | None = None
         self._tokens = np.zeros(0, np.int32)
         self._loaded = np.zeros(0, bool)
 
     def plan(self, epoch: int, block: int) -> BlockPlan:
-        """The plan of a block; the block after it is planned in the background."""
-        after = (epoch, block + 1) if block + 1 < self.num_blocks else (epoch + 1, 0)
-        for name in ((epoch, block), after):
+        """The plan of a block; the blocks after it are planned in the background."""
+        number = epoch * self.num_blocks + block
+        names = [divmod(number + ahead, self.num_blocks) for ahead in range(PLAN_AHEAD + 1)]
+        for name in names:
             if name not in self._plans:
                 self._plans[name] = self._planner.submit(plan_block, self._split, self.settings, self._seed, *name)
-        self._plans = {name: plan for name, plan in self._plans.items() if name in ((epoch, block), after)}
+        self._plans = {name: self._plans[name] for name in names}
         return self._plans[epoch, block].result()
 
     def advance(self, place: Place, count: int) -> tuple[list[Stretch], Place]:
-        """The next `count` rows from a place, as (epoch, block, rows) stretches, and the place after them."""
+        """The next `count` rows from a place, and the place after them."""
         stretches = []
         epoch, block, row = place.epoch, place.block, place.row
         total, tokens = place.rows + count, place.tokens
         while count:
             plan = self.plan(epoch, block)
-            rows = plan.num_rows
-            taken = min(count, rows - row)
+            taken = min(count, plan.num_rows - row)
             if taken > 0:
-                stretches.append((epoch, block, np.arange(row, row + taken)))
+                stretches.append(Stretch(epoch, block, plan, np.arange(row, row + taken)))
                 tokens += int(plan.row_tokens(row, row + taken).sum())
                 count, row = count - taken, row + taken
-            if row >= rows:
+            if row >= plan.num_rows:
                 row, block = 0, block + 1
                 if block == self.num_blocks:
                     epoch, block = epoch + 1, 0
         return stretches, Place(epoch, block, row, total, tokens)
 
-    def assemble(self, epoch: int, block: int, rows: np.ndarray) -> Arrays:
+    def assemble(self, plan: BlockPlan, rows: np.ndarray) -> Arrays:
         """The arrays of some rows of a block: int32 [R, S] and, for examples, [R, K]."""
-        plan = self.plan(epoch, block)
-        if self._block != (epoch, block):
-            self._block = (epoch, block)
+        if self._plan is not plan:
+            self._plan = plan
             self._tokens = np.zeros(plan.token_offsets[-1], np.int32)
             self._loaded = np.zeros(len(plan.records), bool)
         chosen = ranges(plan.row_offsets[rows], np.diff(plan.row_offsets)[rows])
-        starts = np.concatenate([plan.a_start[chosen], plan.b_start[chosen][plan.b_length[chosen] > 0]])
-        self._load(plan, np.unique(np.searchsorted(plan.token_offsets, starts, side="right") - 1))
+        needed = np.zeros(len(plan.records), bool)
+        for start, length in ((plan.a_start, plan.a_length), (plan.b_start, plan.b_length)):
+            begin, size = start[chosen], length[chosen]
+            begin, size = begin[size > 0], size[size > 0]
+            first = np.searchsorted(plan.token_offsets, begin, side="right") - 1
+            needed[ranges(first, np.searchsorted(plan.token_offsets, begin + size, side="left") - first)] = True
+        self._load(plan, np.flatnonzero(needed))
         renumbered = np.repeat(np.arange(len(rows)), np.diff(plan.row_offsets)[rows])
         return lay_tokens(plan, chosen, renumbered, len(rows), self._tokens, self.settings, self._tokenizer)
 
@@ -155,8 +167,10 @@ def lay_tokens(
     seq_len, slots = settings.seq_len, settings.max_examples
     a_start, a_length = plan.a_start[examples], plan.a_length[examples]
     b_start, b_length = plan.b_start[examples], plan.b_length[examples]
+    borders, inside_a = inner_borders(plan.token_offsets, a_start, a_length)
+    separators = inside_a[:, 1] - inside_a[:, 0]
     begin = row * seq_len + plan.offset[examples]
-    first_sep = begin + 1 + a_length
+    first_sep = begin + 1 + a_length + separators
     paired = b_length > 0
     last = first_sep + np.where(paired, b_length + 1, 0)
     length = last + 1 - begin
@@ -164,24 +178,34 @@ def lay_tokens(
     slot = np.arange(len(row)) - first_of_row[row]
 
     flat = {name: np.zeros(num_rows * seq_len, np.int32) for name in ROW_ARRAYS}
-    ids = flat["input_ids"]
-    ids[:] = tokenizer.pad_id
     inside = ranges(begin, length)
     flat["position_ids"][inside] = inside - np.repeat(begin, length)
     flat["segment_ids"][inside] = np.repeat(slot + 1, length)
     flat["token_type_ids"][inside] = inside > np.repeat(first_sep, length)
-    word_start = tokenizer.word_start_table
-    for starts, lengths, to in ((a_start, a_length, begin + 1), (b_start, b_length, first_sep + 1)):
-        part = tokens[ranges(starts, lengths)]
-        where = ranges(to, lengths)
-        ids[where] = part
-        flat["word_starts"][where] = word_start[part]
-        flat["word_starts"][to[lengths > 0]] = 1
+
+    # The stretches of text: an A is one for each record that it takes part of, a B is one.
+    owner = np.repeat(np.arange(len(row)), separators + 1)
+    nth = np.arange(len(owner)) - np.repeat(np.cumsum(separators + 1) - separators - 1, separators + 1)
+    border = inside_a[owner, 0] + nth
+    start = np.where(nth == 0, a_start[owner], borders[border - 1])
+    stop = np.where(
+        nth == separators[owner], (a_start + a_length)[owner], borders[np.minimum(border, len(borders) - 1)]
+    )
+    to = begin[owner] + 1 + start - a_start[owner] + nth
+    sizes = np.concatenate([stop - start, b_length[paired]])
+    targets = np.concatenate([to, first_sep[paired] + 1])
+    text = tokens[ranges(np.concatenate([start, b_start[paired]]), sizes)]
+    where = ranges(targets, sizes)
+    ids = flat["input_ids"]
+    ids[:] = tokenizer.pad_id
+    ids[where] = text
+    flat["word_starts"][where] = tokenizer.word_start_table[text]
+    for separator in (to[nth > 0] - 1, first_sep, last[paired]):
+        ids[separator] = tokenizer.sep_id
+        flat["word_starts"][separator] = 1
     ids[begin] = tokenizer.cls_id
-    ids[first_sep] = tokenizer.sep_id
-    ids[last[paired]] = tokenizer.sep_id
-    for special in (begin, first_sep, last[paired]):
-        flat["word_starts"][special] = 1
+    flat["word_starts"][begin] = 1
+    flat["word_starts"][targets] = 1
 
     cls_positions = np.zeros((num_rows, slots), np.int32)
     labels = np.full((num_rows, slots), IGNORED, np.int32)
@@ -289,7 +313,7 @@ class Loader:
         return [
             (corpus, epoch, block, int(rows[0]), int(rows[-1]))
             for corpus, parts in enumerate(stretches)
-            for epoch, block, rows in parts
+            for epoch, block, _, rows in parts
         ]
 
     def _advance(self, position: Position, step: int) -> tuple[list[list[Stretch]], Position]:
@@ -325,12 +349,12 @@ class Loader:
         for i, reader in enumerate(readers):
             mine = np.flatnonzero(owner == i)
             done = 0
-            for epoch, block, block_rows in stretches[i]:
+            for _, _, plan, block_rows in stretches[i]:
                 number = mine[done : done + len(block_rows)]
                 done += len(block_rows)
                 wanted = np.isin(number, rows)
                 if wanted.any():
-                    parts.append(reader.assemble(epoch, block, block_rows[wanted]))
+                    parts.append(reader.assemble(plan, block_rows[wanted]))
                     numbers.append(number[wanted])
         order = np.argsort(np.concatenate(numbers), kind="stable")
         arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
@@ -392,13 +416,13 @@ def validation_batches(
         present = min(size, total - first)
         stretches, place = reader.advance(place, present)
         local = rows_of(size)
-        numbers = np.concatenate([np.full(len(rows), i) for i, (_, _, rows) in enumerate(stretches)])
-        rows = np.concatenate([rows for _, _, rows in stretches])
+        numbers = np.concatenate([np.full(len(part.rows), i) for i, part in enumerate(stretches)])
+        rows = np.concatenate([part.rows for part in stretches])
         parts = []
-        for i, (epoch, block, _) in enumerate(stretches):
+        for i, stretch in enumerate(stretches):
             here = local[local < present]
             wanted = rows[here][numbers[here] == i]
-            parts.append(reader.assemble(epoch, block, wanted))
+            parts.append(reader.assemble(stretch.plan, wanted))
         parts.append(empty_rows(int((local >= present).sum()), settings, tokenizer))
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         yield arrays | {"rows": (first + local).astype(np.int32)}

@@ -5,6 +5,7 @@ its kept records. Inside a block every sentence stands once in an A or in a true
 time depend on the block, never on the corpus. Positions of tokens are counted over the block's records laid end to end.
 """
 
+import bisect
 import dataclasses
 from typing import Protocol
 
@@ -45,11 +46,12 @@ class RowSettings:
     packing: bool
     short_seq_prob: float
     block_tokens: int
+    mlm_documents: str = "within"
 
     @classmethod
     def of(cls, data: DataConfig, seq_len: int) -> "RowSettings":
         """The settings of a phase with rows of `seq_len` tokens."""
-        return cls(seq_len, data.objective, data.packing, data.short_seq_prob, data.block_tokens)
+        return cls(seq_len, data.objective, data.packing, data.short_seq_prob, data.block_tokens, data.mlm_documents)
 
     @property
     def max_examples(self) -> int:
@@ -65,6 +67,8 @@ class BlockPlan:
     is `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, with A at `a_start` (block tokens) of `a_length` tokens, and likewise
     B (length 0: none); it lies in row `row` from `offset` on. `label` is 0, 1 or -100. Row r's examples are
     `row_offsets[r]:row_offsets[r + 1]`. `counts` says what was cut or could not be had.
+
+    An A that goes on over the end of a record has a [SEP] between the two that is not in its length (`inner_borders`).
     """
 
     records: np.ndarray
@@ -91,6 +95,27 @@ class BlockPlan:
         return self.offset[final] + parts + 2 + (self.b_length[final] > 0)
 
 
+def inner_borders(token_offsets: np.ndarray, start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of records strictly inside stretches of a block's tokens: where separators stand in an A.
+
+    Args:
+      token_offsets: [records + 1] where each record begins in the block.
+      start, length: [E] the stretches.
+
+    Returns:
+      The distinct places in `token_offsets`, and [E, 2] which of them, from and to, lie inside each stretch.
+    """
+    borders = _distinct(token_offsets)
+    return borders, np.stack(
+        [np.searchsorted(borders, start, side="right"), np.searchsorted(borders, start + length, side="left")], axis=1
+    )
+
+
+def _distinct(token_offsets: np.ndarray) -> np.ndarray:
+    """Borders between records, ascending; an empty record has none of its own."""
+    return token_offsets[np.append(True, np.diff(token_offsets) > 0)]
+
+
 def num_blocks(split: SplitIndex, settings: RowSettings) -> int:
     """Blocks an epoch: about `block_tokens` tokens each, and at least two records in each."""
     return max(1, min(round(split.kept_tokens / settings.block_tokens), split.num_kept // 2))
@@ -110,11 +135,13 @@ def plan_block(split: SplitIndex, settings: RowSettings, seed: int, epoch: int, 
             "one; separate documents by blank lines, or set config.data.objective to sop or mlm"
         )
     key = int(keyed.draw(seed, epoch, block))
-    records, planned = _block_records(split, settings, seed, epoch, block)
-    index = split.index(records)
+    records, index, planned = _block_records(split, settings, seed, epoch, block)
     pieces = _Pieces.of(index, settings.seq_len - 3)
     counts = {"long_sentences_cut": pieces.num_cut}
-    examples = _gather(pieces, records, planned, settings, key)
+    if settings.mlm_documents == "across":
+        examples = _gather_across(pieces, index.token_offsets, settings, key)
+    else:
+        examples = _gather(pieces, records, planned, settings, key)
     if settings.objective == "nsp":
         examples = _draw_negatives(examples, pieces, index, key, counts)
     elif settings.objective == "sop":
@@ -124,8 +151,8 @@ def plan_block(split: SplitIndex, settings: RowSettings, seed: int, epoch: int, 
 
 def _block_records(
     split: SplitIndex, settings: RowSettings, seed: int, epoch: int, block: int
-) -> tuple[np.ndarray, int]:
-    """Records of the block, and how many of them are its own: those after only lend random Bs.
+) -> tuple[np.ndarray, RecordIndex, int]:
+    """Records of the block, their index, and how many of them are its own: those after only lend random Bs.
 
     A block all of whose records are pieces of one document borrows the next record of another one.
     """
@@ -133,17 +160,16 @@ def _block_records(
     order = keyed.draw(seed, epoch, _ORDER)
     first, last = block * size // blocks, (block + 1) * size // blocks
     records = split.kept_records(keyed.permute(np.arange(first, last), size, order))
-    if settings.objective != "nsp":
-        return records, len(records)
-    documents = split.index(records).document
-    if (documents != documents[0]).any():
-        return records, len(records)
+    index = split.index(records)
+    if settings.objective != "nsp" or (index.document != index.document[0]).any():
+        return records, index, len(records)
     for begin in range(last, last + size, 64):
         others = split.kept_records(keyed.permute(np.arange(begin, begin + 64) % size, size, order))
-        (other,) = np.nonzero(split.index(others).document != documents[0])
+        (other,) = np.nonzero(split.index(others).document != index.document[0])
         if len(other):
-            return np.append(records, others[other[0]]), len(records)
-    return records, len(records)
+            more = np.append(records, others[other[0]])
+            return more, split.index(more), len(records)
+    return records, index, len(records)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,13 +234,18 @@ def _gather(pieces: _Pieces, records: np.ndarray, planned: int, settings: RowSet
     cursor, stop = pieces.record_offsets[:planned].copy(), pieces.record_offsets[1 : planned + 1]
     longest, pairs = settings.seq_len - 3, settings.objective != "mlm"
     active = np.flatnonzero(cursor < stop)
+    bits = {purpose: keyed.draw(purpose, key, records[:planned]) for purpose in (_SHORT, _TARGET, _SPLIT, _LABEL)}
     columns: list[tuple[np.ndarray, ...]] = []
     turn = 0
+
+    def draw(purpose: int) -> np.ndarray:
+        return keyed.draw(turn, after=bits[purpose][active])
+
     while len(active):
-        at, names = cursor[active], (key, records[active], turn)
+        at = cursor[active]
         target = np.where(
-            keyed.chance(keyed.draw(_SHORT, *names), settings.short_seq_prob),
-            2 + keyed.below(keyed.draw(_TARGET, *names), max(1, longest - 1)),
+            keyed.chance(draw(_SHORT), settings.short_seq_prob),
+            2 + keyed.below(draw(_TARGET), max(1, longest - 1)),
             longest,
         )
         end = np.searchsorted(start, start[at] + target, side="right") - 1
@@ -222,10 +253,8 @@ def _gather(pieces: _Pieces, records: np.ndarray, planned: int, settings: RowSet
         border, label = end, np.full(len(at), IGNORED, np.int64)
         if pairs:
             several = end - at > 1
-            border = np.where(
-                several, at + 1 + keyed.below(keyed.draw(_SPLIT, *names), np.maximum(end - at - 1, 1)), end
-            )
-            coin = keyed.chance(keyed.draw(_LABEL, *names), 0.5).astype(np.int64)
+            border = np.where(several, at + 1 + keyed.below(draw(_SPLIT), np.maximum(end - at - 1, 1)), end)
+            coin = keyed.chance(draw(_LABEL), 0.5).astype(np.int64)
             label = np.where(several, coin, IGNORED)
         columns.append((active, np.full(len(at), turn), start[at], start[border], start[end], label))
         random_next = (label == 1) if settings.objective == "nsp" else np.zeros(len(at), bool)
@@ -234,6 +263,35 @@ def _gather(pieces: _Pieces, records: np.ndarray, planned: int, settings: RowSet
         turn += 1
     record, turns, a_start, border, end, label = (np.concatenate(column) for column in zip(*columns, strict=True))
     return _Examples(record, turns, a_start, border - a_start, border, end - border, label)
+
+
+def _gather_across(pieces: _Pieces, token_offsets: np.ndarray, settings: RowSettings, key: int) -> _Examples:
+    """Gathers whole sentences into chunks through the block from end to end, whatever document they are of (RoBERTa's
+    FULL-SENTENCES: Liu et al., 2019). A separator between two records takes a token of the chunk's room."""
+    longest = settings.seq_len - 3
+    borders = _distinct(token_offsets)
+    # Places in the block with a separator at every border between records.
+    first = pieces.start[:-1] + np.searchsorted(borders, pieces.start[:-1], side="right")
+    last = first + np.diff(pieces.start)  # one past the end
+    turns = np.arange(len(first))  # more than there are chunks
+    target = np.where(
+        keyed.chance(keyed.draw(_SHORT, key, turns), settings.short_seq_prob),
+        2 + keyed.below(keyed.draw(_TARGET, key, turns), max(1, longest - 1)),
+        longest,
+    ).tolist()
+    firsts, lasts = first.tolist(), last.tolist()
+    begins = [0]
+    while begins[-1] < len(lasts):
+        at = begins[-1]
+        room = firsts[at] + target[len(begins) - 1]
+        begins.append(max(bisect.bisect_right(lasts, room, at), at + 1))
+    begin = pieces.start[np.array(begins)]
+    count = len(begin) - 1
+    nothing = np.zeros(count, np.int64)
+    record = np.searchsorted(token_offsets, begin[:-1], side="right") - 1
+    return _Examples(
+        record, np.arange(count), begin[:-1], np.diff(begin), begin[1:], nothing, np.full(count, IGNORED, np.int64)
+    )
 
 
 def _swap(examples: _Examples) -> _Examples:
@@ -272,7 +330,7 @@ def _draw_negatives(
     has_donor = others > 0
     wanted = examples.b_length[negative]
     b_start, b_length = np.zeros(len(negative), np.int64), np.zeros(len(negative), np.int64)
-    last_border = np.maximum.accumulate(np.where(pieces.word_start, np.arange(len(pieces.word_start)), 0))
+    word_borders = np.append(0, np.flatnonzero(pieces.word_start))
     for attempt in range(_DONOR_TRIES):
         (open_,) = np.nonzero(has_donor & (b_length < wanted))
         if not len(open_):
@@ -284,14 +342,15 @@ def _draw_negatives(
         begin = pieces.start[piece]
         room = index.token_offsets[piece_record[piece] + 1] - begin
         end = begin + np.minimum(wanted[open_], room)
-        fitting = last_border[end]
+        fitting = word_borders[np.searchsorted(word_borders, end, side="right") - 1]
         end = np.where(fitting > begin, fitting, end)  # a first word that is too long is cut inside
         better = end - begin > b_length[open_]
         b_start[open_[better]], b_length[open_[better]] = begin[better], (end - begin)[better]
     counts["negatives"] = int(has_donor.sum())
     counts["negatives_shortened"] = int((has_donor & (b_length < wanted)).sum())
     counts["negatives_without_donor"] = int((~has_donor).sum())
-    ends = np.isin(b_start + b_length, pieces.start)
+    end = b_start + b_length
+    ends = pieces.start[np.searchsorted(pieces.start, end)] == end
     counts["negatives_cut_inside_a_sentence"] = int((has_donor & ~ends).sum())
 
     starts, lengths, labels = examples.b_start.copy(), examples.b_length.copy(), examples.label.copy()
@@ -304,7 +363,8 @@ def _lay_out(
     examples: _Examples, records: np.ndarray, token_offsets: np.ndarray, settings: RowSettings, key: int, counts: dict
 ) -> BlockPlan:
     """Packs examples into rows and shuffles the rows."""
-    lengths = examples.a_length + examples.b_length + 2 + (examples.b_length > 0)
+    _, inside = inner_borders(token_offsets, examples.a_start, examples.a_length)
+    lengths = examples.a_length + np.diff(inside)[:, 0] + examples.b_length + 2 + (examples.b_length > 0)
     ties = keyed.draw(_TIES, key, examples.record, examples.turn)
     if settings.packing:
         order = np.lexsort((ties, -lengths))

@@ -34,6 +34,11 @@ def test_draws_are_even_and_independent():
     assert abs(np.corrcoef(keyed.below(bits, 1000), keyed.below(other, 1000))[0, 1]) < 0.012
 
 
+def test_a_draw_after_its_first_words_is_the_whole_draw():
+    some = np.arange(5)
+    np.testing.assert_array_equal(keyed.draw(9, after=keyed.draw(7, some)), keyed.draw(7, some, 9))
+
+
 def test_draws_do_not_change_between_versions():
     """A run that resumes after an update must see the same rows: these numbers are for ever."""
     assert keyed.draw(0, 1, 2).tolist() == GOLDEN_DRAW

@@ -36,6 +36,10 @@ def slow_row(split, plan, row, seq_len, slots):
     for example in range(plan.row_offsets[row], plan.row_offsets[row + 1]):
         a = tokens[plan.a_start[example] :][: plan.a_length[example]].tolist()
         b = tokens[plan.b_start[example] :][: plan.b_length[example]].tolist()
+        length = len(a)
+        for border in plan.token_offsets[::-1]:  # from the back, so that places in front stay where they are
+            if 0 < border - plan.a_start[example] < length:
+                a.insert(border - plan.a_start[example], TOKENIZER.sep_id)
         ids = [TOKENIZER.cls_id, *a, TOKENIZER.sep_id] + ([*b, TOKENIZER.sep_id] if b else [])
         cls_positions.append(len(arrays["input_ids"]))
         labels.append(plan.label[example])
@@ -59,12 +63,14 @@ def slow_rows(split, settings, seed, epoch):
             yield slow_row(split, plan, row, settings.seq_len, settings.max_examples)
 
 
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+@pytest.mark.parametrize("objective", ["nsp", "mlm", "across"])
 @pytest.mark.parametrize("packing", [True, False])
 def test_batches_are_the_rows_of_the_plans_in_order(objective, packing):
     """Over borders of blocks and of an epoch, no row dropped."""
     split = random_split(0, documents=30)
     data = dataclasses.replace(DATA, objective=objective, packing=packing)
+    if objective == "across":
+        data = dataclasses.replace(data, objective="mlm", mlm_documents="across")
     settings = RowSettings.of(data, 32)
     reader_seed = loader(split, data=data).readers(0)[0]._seed
     expected = itertools.chain(slow_rows(split, settings, reader_seed, 0), slow_rows(split, settings, reader_seed, 1))
@@ -107,6 +113,23 @@ def test_hosts_see_their_rows_of_the_same_batch():
             np.testing.assert_array_equal(right[name], values[[2, 3, 6, 7]])
 
 
+def test_no_block_is_planned_twice(monkeypatch):
+    """Also where a batch lies over several blocks: every host plans all of them, so this is what planning costs."""
+    planned = []
+
+    def counting(split, settings, seed, epoch, block):
+        planned.append((epoch, block))
+        return plan_block(split, settings, seed, epoch, block)
+
+    monkeypatch.setattr("bert_jax.data.load.plan_block", counting)
+    split = random_split(2, documents=60)
+    found, position = loader(split, size=200), Position()
+    for step in range(6):
+        _, position = found.batch(position, step, np.arange(0, 200, 50))
+    assert position.corpora[0].epoch * found.readers(0)[0].num_blocks + position.corpora[0].block > 12
+    assert len(planned) == len(set(planned))
+
+
 def test_a_corpus_smaller_than_a_batch_repeats_in_new_pairs():
     split = random_split(5, documents=3, sentences=(2, 4))
     arrays, position = loader(split, size=64).batch(Position(), 0, np.arange(64))
@@ -129,7 +152,9 @@ def test_mixture_keeps_the_weights_and_each_corpus_its_own_place():
             alone = RowReader(splits[i], RowSettings.of(data, 32), mixed.readers(0)[i]._seed, TOKENIZER)
             stretches, after = alone.advance(before.corpora[i], int((owner == i).sum()))
             assert after == position.corpora[i]
-            expected = np.concatenate([alone.assemble(*stretch)["input_ids"] for stretch in stretches])
+            expected = np.concatenate(
+                [alone.assemble(stretch.plan, stretch.rows)["input_ids"] for stretch in stretches]
+            )
             np.testing.assert_array_equal(arrays["input_ids"][owner == i], expected)
         assert mixed.skip(before, step) == position
     assert abs(taken[0] / taken.sum() - 0.75) < 0.002

@@ -1,5 +1,7 @@
 """The sampler's promises, checked against plain loops over what a plan says."""
 
+import bisect
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,8 +15,19 @@ from data_prep.errors import InputError
 SMALL = dict(packing=True, short_seq_prob=0.1, block_tokens=1500)
 
 
+OBJECTIVES = ["nsp", "sop", "mlm", "across"]
+
+
 def settings(**changes):
+    """`across` is objective mlm with chunks across documents."""
+    if changes.get("objective") == "across":
+        changes |= {"objective": "mlm", "mlm_documents": "across"}
     return RowSettings(**{"seq_len": 32, "objective": "nsp", **SMALL, **changes})
+
+
+def borders_inside(plan, part):
+    offsets = plan.token_offsets.tolist()
+    return len(set(offsets[bisect.bisect_right(offsets, part.start) : bisect.bisect_left(offsets, part.stop)]))
 
 
 def plans_of_epoch(split, rows, seed=0, epoch=0):
@@ -40,7 +53,7 @@ splits = st.builds(
 )
 
 
-@given(splits, st.sampled_from(["nsp", "sop", "mlm"]), st.sampled_from([8, 32, 64]), st.booleans(), st.integers(0, 9))
+@given(splits, st.sampled_from(OBJECTIVES), st.sampled_from([8, 32, 64]), st.booleans(), st.integers(0, 9))
 def test_every_token_stands_once_in_an_a_or_a_true_b(split, objective, seq_len, packing, epoch):
     rows = settings(objective=objective, seq_len=seq_len, packing=packing)
     seen = []
@@ -50,7 +63,7 @@ def test_every_token_stands_once_in_an_a_or_a_true_b(split, objective, seq_len, 
             covered[a] += 1
             if not (objective == "nsp" and plan.label[i] == 1):
                 covered[b] += 1
-        records, planned = _block_records(split, rows, 0, epoch, block)
+        records, _, planned = _block_records(split, rows, 0, epoch, block)
         own = plan.token_offsets[planned]
         np.testing.assert_array_equal(covered[:own], 1)
         np.testing.assert_array_equal(covered[own:], 0)
@@ -58,7 +71,7 @@ def test_every_token_stands_once_in_an_a_or_a_true_b(split, objective, seq_len, 
     assert sorted(seen) == list(range(split.num_kept))
 
 
-@given(splits, st.sampled_from(["nsp", "sop", "mlm"]), st.sampled_from([8, 32, 64]), st.booleans())
+@given(splits, st.sampled_from(OBJECTIVES), st.sampled_from([8, 32, 64]), st.booleans())
 def test_rows_hold_whole_examples_side_by_side(split, objective, seq_len, packing):
     rows = settings(objective=objective, seq_len=seq_len, packing=packing)
     for plan in plans_of_epoch(split, rows):
@@ -70,7 +83,10 @@ def test_rows_hold_whole_examples_side_by_side(split, objective, seq_len, packin
                 assert plan.row[i] == row
                 assert plan.offset[i] == place
                 assert plan.a_length[i] > 0
-                place += plan.a_length[i] + 2 + (plan.b_length[i] + 1 if plan.b_length[i] else 0)
+                a = range(plan.a_start[i], plan.a_start[i] + plan.a_length[i])
+                separators = borders_inside(plan, a)
+                assert separators == 0 or rows.mlm_documents == "across"
+                place += plan.a_length[i] + separators + 2 + (plan.b_length[i] + 1 if plan.b_length[i] else 0)
             assert place <= seq_len
 
 
@@ -103,9 +119,9 @@ def test_sentence_order_swaps_what_stood_side_by_side(split):
                 assert b.stop == a.start
 
 
-@given(splits, st.sampled_from([8, 32]))
-def test_cuts_are_at_sentence_borders_or_for_long_sentences_at_word_borders(split, seq_len):
-    for plan in plans_of_epoch(split, settings(seq_len=seq_len, objective="mlm")):
+@given(splits, st.sampled_from([8, 32]), st.sampled_from(["mlm", "across"]))
+def test_cuts_are_at_sentence_borders_or_for_long_sentences_at_word_borders(split, seq_len, objective):
+    for plan in plans_of_epoch(split, settings(seq_len=seq_len, objective=objective)):
         index = split.index(plan.records)
         sentence_starts = np.concatenate([[0], np.cumsum(index.sentence_lengths)])
         for _, a, _ in example_parts(plan):
@@ -145,6 +161,37 @@ def test_chunks_equal_those_of_a_plain_loop():
     assert plan.counts["negatives_without_donor"] == 0 == plan.counts["negatives_shortened"]
     found = set(zip(plan.a_start, plan.a_start + plan.a_length, plan.b_length, plan.label, strict=True))
     assert found == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_chunks_across_documents_equal_those_of_a_plain_loop(seed):
+    """Sentence after sentence through the block; a separator between two records counts as a token."""
+    split = random_split(seed, documents=30, tokens=(1, 29))
+    plan = plan_block(split, settings(block_tokens=10**9, objective="across"), seed=5, epoch=2, block=0)
+    key = int(keyed.draw(5, 2, 0))
+    sentences = []  # (start, end, opens a record)
+    for place, record in enumerate(plan.records):
+        ends = plan.token_offsets[place] + np.cumsum(split.records[record][2])
+        sentences += [
+            (end - length, end, i == 0)
+            for i, (length, end) in enumerate(zip(split.records[record][2], ends, strict=True))
+        ]
+    expected, turn = set(), 0
+    while sentences:
+        target = 29
+        if keyed.chance(keyed.draw(2, key, turn), 0.1):
+            target = 2 + keyed.below(keyed.draw(1, key, turn), 28)
+        begin, end, _ = sentences.pop(0)
+        total = end - begin
+        while sentences and total + sentences[0][1] - sentences[0][0] + sentences[0][2] <= target:
+            total += sentences[0][1] - sentences[0][0] + sentences[0][2]
+            end = sentences.pop(0)[1]
+        expected.add((begin, end - begin))
+        turn += 1
+    assert set(zip(plan.a_start, plan.a_length, strict=True)) == expected
+    assert (plan.label == IGNORED).all() and not plan.b_length.any()
+    crossing = sum(borders_inside(plan, a) > 0 for _, a, _ in example_parts(plan))
+    assert crossing > 5
 
 
 def test_labels_are_balanced_and_lengths_tell_nothing_about_them():

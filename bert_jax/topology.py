@@ -1,0 +1,82 @@
+"""Names of hardware that is not here, as `v5e:16x16`, and what is known of it."""
+
+import dataclasses
+import math
+import re
+
+from bert_jax.config import nearest
+from data_prep.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """A generation of TPU.
+
+    Attributes:
+      kind: as jax names the device.
+      accelerator: what TPU_ACCELERATOR_TYPE and gcloud call a slice, without its number.
+      cores: by which that number counts, a chip.
+      devices: of jax, a chip.
+      memory: bytes a device, nearly all of which a program may have.
+      dimensions: of a topology.
+      hertz: of its clock, by which the compiler's cycles become seconds: peak FLOP/s over those of a cycle.
+      dollars: a chip-hour on demand in the cheapest region of the United States, from Google's list of prices of 2025;
+        prices change, so look yours up.
+    """
+
+    kind: str
+    accelerator: str
+    cores: int
+    devices: int
+    memory: int
+    dimensions: int
+    hertz: float
+    dollars: float
+
+
+GENERATIONS = {
+    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 1.05e9, 3.22),
+    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.50e9, 1.20),
+    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 1.75e9, 4.20),
+    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 1.75e9, 2.70),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice of some generation: `shape` chips along each dimension of the interconnect."""
+
+    name: str
+    generation: Generation
+    shape: tuple[int, ...]
+
+    @property
+    def chips(self) -> int:
+        """How many."""
+        return math.prod(self.shape)
+
+    @property
+    def devices(self) -> int:
+        """How many jax sees."""
+        return self.chips * self.generation.devices
+
+    @property
+    def accelerator_type(self) -> str:
+        """As gcloud names the slice: v5litepod-256."""
+        return f"{self.generation.accelerator}-{self.chips * self.generation.cores}"
+
+
+def parse_topology(name: str) -> Topology:
+    """`v5e:16x16` or `v4:4x4x8` as a topology.
+
+    Raises:
+      InputError: an unknown generation, or no such form.
+    """
+    generation, _, shape = name.partition(":")
+    if generation not in GENERATIONS:
+        raise InputError(f"{name!r} is no known hardware, such as v5e:16x16; {nearest(generation, GENERATIONS)}")
+    known = GENERATIONS[generation]
+    if not re.fullmatch("x".join([r"[1-9]\d*"] * known.dimensions), shape):
+        example = "x".join(["4"] * known.dimensions)
+        raise InputError(f"{name!r} has no shape of {known.dimensions} dimensions; write {generation}:{example}")
+    return Topology(name, known, tuple(int(size) for size in shape.split("x")))

@@ -1,0 +1,122 @@
+"""Planning without the hardware: cycles as a hand would count them, one line without libtpu, and with it a compile."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert_jax.plan_run import _times, bytes_wanted, program_cycles
+from bert_jax.topology import parse_topology
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """HloModule jit_train_step, is_scheduled=true
+
+%fused (param_0: f32[8]) -> f32[8] {
+  %param_0 = f32[8]{0} parameter(0)
+  ROOT %inner = f32[8]{0} negate(%param_0), backend_config={"estimated_cycles":"999"}
+}
+
+%inner_body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %work = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"7"}
+}
+
+%inner_condition (p: (s32[], f32[8])) -> pred[] {
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %work.1 = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"10"}
+  %while.1 = (s32[], f32[8]) while(%t), condition=%inner_condition, body=%inner_body, \
+backend_config={"known_trip_count":{"n":"3"}}
+}
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %constant.5 = s32[]{:T(128)} constant(12)
+  ROOT %lt.1 = pred[] compare(%i, %constant.5), direction=LT, backend_config={"estimated_cycles":"1"}
+}
+
+%helper (p: f32[8]) -> f32[8] {
+  ROOT %work.2 = f32[8]{0} fusion(%p), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"100"}
+}
+
+%other (p: f32[8]) -> f32[8] {
+  ROOT %work.3 = f32[8]{0} copy(%p), backend_config={"estimated_cycles":"300"}
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %a = f32[8]{0} fusion(%p), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"1000"}
+  %b = f32[8]{0} copy(%a), backend_config={"estimated_cycles":"9223372036854775807"}
+  %c = f32[8]{0} call(%b), to_apply=%helper
+  %d = f32[8]{0} conditional(%q, %b, %c), branch_computations={%helper, %other}
+  ROOT %w = (s32[], f32[8]) while(%t), condition=%condition, body=%body
+}
+"""
+
+
+def test_cycles_count_a_loops_body_once_a_trip():
+    # Fusions count where they stand, not their insides; what the compiler does not know counts nothing.
+    assert program_cycles(PROGRAM) == 1000 + 100 + 300 + 12 * (1 + 10 + 3 * 7)
+
+
+def test_a_loop_of_unknown_length_is_no_guess():
+    with pytest.raises(ValueError, match="unknown length"):
+        program_cycles(PROGRAM.replace("constant(12)", "parameter(0)"))
+
+
+def test_the_compilers_refusal_says_how_much_was_wanted():
+    text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+    assert bytes_wanted(text + "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.") == round(20.5 * 2**30)
+    assert bytes_wanted("INTERNAL: something else") is None
+
+
+def test_times_are_sums_over_the_phases():
+    phases = [
+        {"steps": 900, "step_seconds": 0.1, "tokens": 1000, "flops": 1e12},
+        {"steps": 100, "step_seconds": 0.5, "tokens": 4000, "flops": 5e12},
+    ]
+    told = _times(phases, parse_topology("v5e:4x4"), None)
+    assert told["hours"] == pytest.approx(140 / 3600)
+    assert told["step_seconds"] == pytest.approx(0.14)
+    assert told["tokens_per_second"] == pytest.approx(1_300_000 / 140)
+    assert told["cost"] == pytest.approx(140 / 3600 * 16 * 1.2)
+    assert told["mfu"] == pytest.approx(1.4e15 / 140 / (16 * 197e12))
+    assert _times(phases, parse_topology("v5e:4x4"), 3.0)["cost"] == pytest.approx(140 / 3600 * 16 * 3)
+
+
+def plan(*words, **environment):
+    command = [sys.executable, "-m", "bert_jax", "plan", "--config", str(ROOT / "configs" / "quickstart.py"), *words]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(command, env=variables | environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_libtpu_one_line_says_what_to_install():
+    done = plan("--device", "v5e:16x16")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu)")
+def test_a_small_step_is_compiled_for_four_chips_that_are_not_here(tmp_path):
+    small = ["--config.train.num_steps=600", "--config.train.global_batch_size=32"]
+    small += [
+        "--config.model.num_layers=2",
+        "--config.model.hidden_size=128",
+        "--config.model.num_heads=2",
+        "--config.mesh.fsdp=4",
+    ]
+    done = plan("--device", "v5e:2x2", "--price", "2", "--dump", str(tmp_path / "dump"), *small)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["fits"] is True
+    assert 1e6 < told["bytes_per_device"] < 2**30
+    assert 1e-5 < told["step_seconds"] < 1 and 0 < told["mfu"] < 1
+    assert told["tokens_per_second"] == pytest.approx(32 * 128 / told["step_seconds"])
+    assert told["hours"] == pytest.approx(600 * told["step_seconds"] / 3600)
+    assert told["cost"] == pytest.approx(told["hours"] * 4 * 2)
+    (text,) = (tmp_path / "dump").iterdir()
+    assert text.suffix == ".txt" and text.read_text().startswith("HloModule")
