@@ -30,12 +30,14 @@ from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
+from data_prep.lease import Lease
 from data_prep.tokenizer import load_tokenizer
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SCRIPT = """
 import data_prep.build as build, data_prep.lease as lease
 from data_prep.errors import InputError
+from data_prep.lease import Lease
 build._SMALLEST_UNIT, build._UNITS, lease._SETTLED_AFTER = 3000, 1000, 0.05
 if __name__ == "__main__":
     part = sys.argv[4] or None
@@ -146,6 +148,16 @@ def test_other_settings_and_other_objects(tokenizer, source, memory):
         make(source, tokenizer, f"{memory}/thesis")
 
 
+def test_two_builds_of_one_output(tokenizer, source, whole, memory):
+    with Lease(storage.Folder(memory), "out"):
+        with pytest.raises(InputError, match=f"{memory}/out: another build is writing it"):
+            make(source, tokenizer, f"{memory}/out")
+        # Parts do their work meanwhile and leave the merge to the other.
+        assert make(source, tokenizer, f"{memory}/out", part="0/1") is None
+    make(source, tokenizer, f"{memory}/out")
+    assert stored(f"{memory}/out") == tree(whole)
+
+
 class PowerCut(BaseException):
     pass
 
@@ -166,12 +178,13 @@ def broken_after(count, *functions):
     return made if len(made) > 1 else made[0]
 
 
-def test_resumes_after_any_request(tokenizer, source, whole, memory):
-    """From one attempt to the next a build may make a few requests more that change the store."""
+def make_with_power_cuts(counts, source, tokenizer, memory, whole):
+    """Builds again and again, each time with as many requests that change the store as the next of `counts`; how many
+    times it took."""
     names = ("write", "create", "upload", "copy", "remove")
-    for count in range(1, 200):
+    for attempt, count in enumerate(counts):
         with pytest.MonkeyPatch.context() as patch:
-            calls = broken_after(2 * count, *(getattr(storage.Folder, name) for name in names))
+            calls = broken_after(count, *(getattr(storage.Folder, name) for name in names))
             for name, call in zip(names, calls, strict=True):
                 patch.setattr(storage.Folder, name, call)
             try:
@@ -184,10 +197,20 @@ def test_resumes_after_any_request(tokenizer, source, whole, memory):
                 # Whenever there is a manifest, the corpus is whole.
                 assert not visible or stored(f"{memory}/out") == tree(whole)
                 continue
-            break
-    assert 3 < count < 100
-    assert stored(f"{memory}/out") == tree(whole)
-    assert not storage.Folder(f"{memory}/out.partial").sizes()
+        assert stored(f"{memory}/out") == tree(whole)
+        assert not storage.Folder(f"{memory}/out.partial").sizes()
+        return attempt
+    raise AssertionError("never finished")
+
+
+def test_resumes_after_any_request_of_the_units(tokenizer, source, whole, memory):
+    assert make_with_power_cuts(range(2, 200, 3), source, tokenizer, memory, whole) > 3
+
+
+def test_resumes_after_any_request_of_the_merge(tokenizer, source, whole, memory):
+    with Lease(storage.Folder(memory), "out"):
+        make(source, tokenizer, f"{memory}/out", part="0/1")
+    assert make_with_power_cuts(range(20), source, tokenizer, memory, whole) > 5
 
 
 def test_one_request_of_an_upload_fails(tokenizer, source, whole, memory, monkeypatch):
