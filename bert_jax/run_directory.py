@@ -88,7 +88,9 @@ def _same_rates(previous: Config, config: Config, done: int) -> bool:
 
 
 def _check_corpora(config: Config, corpora: list[Corpus], workdir: Path) -> None:
-    trained = json.loads((workdir / "run.json").read_text())["corpora"] if (workdir / "run.json").exists() else []
+    if not (workdir / "run.json").exists():
+        return
+    trained = json.loads((workdir / "run.json").read_text())["corpora"]
     for old, corpus, share in zip(trained, corpora, shares(config), strict=False):
         if old["tokenizer"] != corpus.tokenizer_fingerprint:
             raise InputError(
@@ -105,7 +107,7 @@ def _check_corpora(config: Config, corpora: list[Corpus], workdir: Path) -> None
                 f"{workdir} was started with {old['weight']:.6g} of its rows from {corpus.path}, and this command has "
                 f"{share:.6g}; give the old weights, or a new --workdir"
             )
-    if trained and len(trained) != len(corpora):
+    if len(trained) != len(corpora):
         raise InputError(f"{workdir} was started with {len(trained)} corpora, and this command has {len(corpora)}")
 
 
