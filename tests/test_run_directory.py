@@ -6,11 +6,12 @@ import json
 import pytest
 
 from bert_jax import checkpoint
-from bert_jax.config import Config, OptimizerConfig, TrainConfig
+from bert_jax.config import Config, DataConfig, OptimizerConfig, TrainConfig
 from bert_jax.run_directory import check_same_run, prepare
 from data_prep.errors import InputError
 
 CONFIG = Config(
+    data=DataConfig(corpus="there/corpus"),
     train=TrainConfig(num_steps=100, checkpoint_every=10),
     optimizer=OptimizerConfig(warmup_steps=40, learning_rate=1e-3),
 )
