@@ -1,3 +1,3 @@
 """Pretraining of BERT-style encoders in JAX: sample, mask, train, checkpoint, convert, fine-tune."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

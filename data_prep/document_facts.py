@@ -22,6 +22,8 @@ from data_prep.files import array_bytes, write_file
 _NO_SCRIPT = ("Zyyy", "Zinh")
 NO_SCRIPT = -1
 _LINES_AT_ONCE = 1 << 24
+# Batches of documents are smaller; only a huge document is counted in parts.
+_CHARACTERS_AT_ONCE = 1 << 20
 
 
 class FactsWriter:
@@ -126,13 +128,15 @@ def duplicated_lines(units: Sequence[Path], kept: Sequence[np.ndarray]) -> float
 
 def count_scripts(texts: Sequence[str]) -> np.ndarray:
     """int64 [n, 3]: text, script and its characters, for every script of every text; sorted."""
-    codes = np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
-    text = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    table = _script_table()
-    script = table[codes]
-    width = len(_codes())
-    mine = script != NO_SCRIPT
-    counts = np.bincount(text[mine] * width + script[mine].astype(np.int64), minlength=len(texts) * width)
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    joined, table, width = "".join(texts), _script_table(), len(_codes())
+    counts = np.zeros(len(texts) * width, np.int64)
+    for begin in range(0, len(joined), _CHARACTERS_AT_ONCE):
+        codes = np.frombuffer(joined[begin : begin + _CHARACTERS_AT_ONCE].encode("utf-32-le"), "<u4")
+        script = table[codes]
+        (mine,) = np.nonzero(script != NO_SCRIPT)
+        text = np.searchsorted(ends, begin + mine, side="right")
+        counts += np.bincount(text * width + script[mine], minlength=len(counts))
     (found,) = np.nonzero(counts)
     return np.stack([found // width, found % width, counts[found]], 1)
 

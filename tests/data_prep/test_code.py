@@ -83,7 +83,7 @@ def test_our_own_tokenizers_keep_every_word(tmp_path, kind):
     lines = [f"def f{i}(x, y_{i % 7}):\n    return [x * {i}, 'text {i % 5}']\n\n\n" for i in range(300)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     words = [str(tmp_path / "a.jsonl")]
-    train_vocab(words, tmp_path / "v", kind, 150, normalize="none")
+    train_vocab(words, tmp_path / "v", kind, 150)
     build_corpus(words, tmp_path / "v", tmp_path / "out", workers=1, validation_share=0, normalize="none")
     found = stored(tmp_path / "out", tmp_path / "v")
     assert ["".join(text.split()) for text in found] == ["".join(line.split()) for line in lines]

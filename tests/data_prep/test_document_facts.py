@@ -21,9 +21,13 @@ def script_of(char):
     return NAMES.get(unicodedata.name(char, "").split(" ")[0])
 
 
-@given(st.lists(TEXT, max_size=5))
-def test_scripts_of_every_text(texts):
-    found = {(text, script_name(script)): count for text, script, count in count_scripts(texts).tolist()}
+@pytest.mark.parametrize("at_once", [1 << 20, 7])
+@given(texts=st.lists(TEXT, max_size=5))
+def test_scripts_of_every_text(at_once, texts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document_facts, "_CHARACTERS_AT_ONCE", at_once)
+        counted = count_scripts(texts)
+    found = {(text, script_name(script)): count for text, script, count in counted.tolist()}
     slow = Counter((i, script_of(char)) for i, text in enumerate(texts) for char in text if script_of(char))
     assert found == slow
 

@@ -294,7 +294,7 @@ def test_lines_broken_to_a_width(tmp_path):
     assert texts(tmp_path / "a.txt", documents="wrapped-file", unit_bytes=5) == [want]
 
 
-@pytest.mark.parametrize("words", [["vocab", "--size", "60"], ["build", "--tokenizer", "tokenizer"]])
+@pytest.mark.parametrize("words", [["vocab", "--kind", "bpe", "--size", "300"], ["build", "--tokenizer", "tokenizer"]])
 def test_the_command_line_passes_every_option(tmp_path, monkeypatch, words):
     from bert_jax.cli import main
 
