@@ -104,12 +104,15 @@ class Drill:
         while count:
             workdir, kills = self.new(), 0
             while kills < min(count, KILLS_A_RUN):
-                pid = self.start(workdir)
-                time.sleep(self.random.uniform(0.0, self.seconds))
+                pid, began = self.start(workdir), time.monotonic()
+                end = began + self.random.uniform(0.0, self.seconds)
+                while time.monotonic() < end and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    time.sleep(0.01)
                 os.kill(pid, signal.SIGKILL)
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                if code != -signal.SIGKILL:
-                    break  # it had finished
+                if code != -signal.SIGKILL:  # it had finished
+                    self.seconds = min(self.seconds, time.monotonic() - began)
+                    break
                 kills += 1
             count -= kills
             if kills:

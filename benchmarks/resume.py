@@ -40,11 +40,12 @@ def first_step(recipe: Path, workdir: Path, step: int) -> float:
     size = (copy / "metrics.jsonl").stat().st_size
     began = time.monotonic()
     process = runs.start(recipe, copy, *OVERRIDES)
-    while process.poll() is None:
-        lines = (copy / "metrics.jsonl").read_bytes()[max(0, size - 10_000) :].splitlines()
-        if any(f'"step": {step},'.encode() in line for line in lines):
-            break
-        time.sleep(0.005)
+    with (copy / "metrics.jsonl").open("rb") as file:
+        while process.poll() is None:
+            file.seek(size)  # nothing is cut: the run was stopped where it resumes
+            if f'"step": {step},'.encode() in file.read():
+                break
+            time.sleep(0.005)
     seconds = time.monotonic() - began
     process.kill()
     process.communicate()
