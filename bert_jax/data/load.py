@@ -108,7 +108,7 @@ class RowReader:
             taken = min(count, plan.num_rows - row)
             if taken > 0:
                 stretches.append(Stretch(epoch, block, plan, np.arange(row, row + taken)))
-                tokens += int(plan.row_tokens(row, row + taken).sum())
+                tokens += int(plan.row_tokens[row : row + taken].sum())
                 count, row = count - taken, row + taken
             if row >= plan.num_rows:
                 row, block = 0, block + 1

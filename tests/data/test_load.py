@@ -294,3 +294,13 @@ def test_rows_passed_over_at_the_border_of_phases():
         np.testing.assert_array_equal(skipping[step][0]["input_ids"], plain[step][0]["input_ids"])
     np.testing.assert_array_equal(skipping[3][0]["input_ids"], plain[4][0]["input_ids"])
     assert not np.array_equal(skipping[2][0]["input_ids"], plain[2][0]["input_ids"])
+
+
+@pytest.mark.parametrize(("objective", "documents"), [("nsp", "within"), ("mlm", "within"), ("mlm", "across")])
+def test_a_plan_knows_the_tokens_of_its_rows(objective, documents):
+    split, data = random_split(3, documents=30), dataclasses.replace(DATA, objective=objective, mlm_documents=documents)
+    reader = RowReader(split, RowSettings.of(data, 32), 0, TOKENIZER)
+    plan = reader.plan(0, 0)
+    arrays = reader.assemble(plan, np.arange(plan.num_rows))
+    assert (np.diff(plan.token_offsets) > 0).sum() > 10
+    np.testing.assert_array_equal(plan.row_tokens, (arrays["segment_ids"] > 0).sum(1))
