@@ -40,7 +40,7 @@ import bert_jax.train  # imported once: every run is a fork of this process  # n
 from bert_jax import checkpoint, cli
 
 os.environ["XLA_FLAGS"] = runs.QUICK
-STEPS = ("--config.train.phases[0].num_steps=60", "--config.train.phases[1].num_steps=30")
+STEPS = {"num_steps=16": "num_steps=60", "num_steps=8": "num_steps=30"}  # more to be killed in
 KILLS_A_RUN = 5
 
 
@@ -219,7 +219,10 @@ def main() -> int:
     parser.add_argument("--no-hosts", action="store_true", help="without the faults of several hosts")
     flags = parser.parse_args()
     try:
-        drill = Drill(runs.make_full_recipe(FOLDER), flags.seed)
+        recipe = runs.make_full_recipe(FOLDER)
+        for short, long in STEPS.items():
+            recipe.write_text(recipe.read_text().replace(short, long))
+        drill = Drill(recipe, flags.seed)
         print(f"one undisturbed run takes {drill.seconds:.1f} s", file=sys.stderr)
         drill.kills(flags.kills)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ WHERE = {
     "save": ("bert_jax.run_checkpoints", "Checkpoints", "save"),
     "seal": ("bert_jax.checksums", None, "write"),  # all written, not yet visible
 }
+FROZEN = 60  # seconds
 POISON = 7  # a value of word_starts, of which only zero or not matters
 
 
@@ -43,7 +45,8 @@ def break_at(where, nth, what):
                 raise RuntimeError("a fault of one host")
             if what == "hang":
                 time.sleep(1000)
-            if what == "freeze":  # not even heartbeats; the parent wakes nobody
+            if what == "freeze":  # not even heartbeats, until long after the others must have noticed
+                subprocess.Popen(["sh", "-c", f"sleep {FROZEN}; kill -CONT {os.getpid()}"])
                 os.kill(os.getpid(), signal.SIGSTOP)
             if where == "compile" or (where == "save" and what == "kill"):
                 threading.Timer(0.15, kill).start()  # in the midst of what follows
