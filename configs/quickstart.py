@@ -25,6 +25,6 @@ def get_config():
     )
     config.data.update(seq_len=128)
     # Many small steps: a model that has seen little text leaves the unigram's plateau by the number of its updates.
-    config.train.update(num_steps=1500, global_batch_size=16, log_every=10, eval_every=500, checkpoint_every=250)
+    config.train.update(num_steps=1200, global_batch_size=16, log_every=10, eval_every=400, checkpoint_every=200)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100, b2=0.98)
     return config
