@@ -272,6 +272,11 @@ def _local_bytes(state: TrainState) -> int:
     ) + sum(leaf.nbytes for leaf in jax.tree.leaves(state) if isinstance(leaf, np.ndarray))
 
 
+def _itself(array: jax.Array) -> jax.Array:
+    """Has a name so that jax compiles it once for a shape, not at every save."""
+    return array
+
+
 def _gathered(state: TrainState) -> TrainState:
     """The whole state on the leader's host, leaf by leaf, so that no device holds more than one leaf of it at a time.
     All hosts take part; the others get nothing of use."""
@@ -279,7 +284,7 @@ def _gathered(state: TrainState) -> TrainState:
 
     def gather(leaf: jax.Array) -> np.ndarray:
         everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())  # type: ignore[attr-defined]
-        whole = jax.jit(lambda array: array, out_shardings=everywhere)(leaf).addressable_data(0)
+        whole = jax.jit(_itself, out_shardings=everywhere)(leaf).addressable_data(0)
         # A copy: the array may be the state's own, which the next step is given to write over.
         return np.array(whole) if leader else np.zeros(0)
 

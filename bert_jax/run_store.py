@@ -8,6 +8,7 @@ The store is the truth and the mirror may be deleted at any time. What a mirror 
 as long as nobody has gone on with the run elsewhere since.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -70,14 +71,16 @@ class RunStore:
       url: of the run directory.
 
     Raises:
-      InputError: the store refuses.
+      InputError: something else lies there, or the store refuses.
     """
 
     def __init__(self, url: str):
         self._folder = Folder(url)
         key = hashlib.sha256(self._folder.url.encode()).hexdigest()[:16]
         self.mirror = (cache_root() / "runs" / key / (self._folder.name or "run")).absolute()
-        self._folder.sizes()
+        there = self._folder.sizes()  # asked by every host, so that all end alike
+        if there and "config.json" not in there and _ID not in there:
+            raise InputError(f"{self} is not empty and holds no run; name a new --workdir")
 
     def __str__(self) -> str:
         return str(self._folder)
@@ -89,11 +92,13 @@ class RunStore:
         checkpoint is said in one line and moved aside in the store.
 
         Raises:
-          InputError: something else lies there, no checkpoint is sound, or the store refuses.
+          InputError: no checkpoint is sound, or the store refuses.
         """
+        with self._locked():
+            self._fetch(leader)
+
+    def _fetch(self, leader: bool) -> None:
         listing = self._folder.sizes()
-        if listing and "config.json" not in listing and _ID not in listing:
-            raise InputError(f"{self} is not empty and holds no run; name a new --workdir")
         there = self._folder.read(_ID)
         if there is None or _content(self.mirror / _ID) != there:
             shutil.rmtree(self.mirror, ignore_errors=True)
@@ -119,7 +124,9 @@ class RunStore:
         Raises:
           InputError: it does not arrive as it was written.
         """
-        if not self._fetch_newest(step, self._folder.sizes(), leader=False):
+        with self._locked():
+            found = self._fetch_newest(step, self._folder.sizes(), leader=False)
+        if not found:
             raise InputError(f"{self}/checkpoints/{step} is damaged; run the same command again")
 
     def begin(self) -> None:
@@ -271,6 +278,14 @@ class RunStore:
         aside = self._folder / f"checkpoints/{step}.damaged"
         source.copy([(name, aside, name) for name in source.sizes()])
         self._remove_checkpoint(source)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Of several processes of a run on one machine, which share the mirror, one copies and the others find it."""
+        self.mirror.parent.mkdir(parents=True, exist_ok=True)
+        with self.mirror.with_name(f"{self.mirror.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _checkpoint(self, step: int) -> Path:
         return self.mirror / "checkpoints" / str(step)

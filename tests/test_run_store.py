@@ -1,170 +1,233 @@
-"""A run whose directory is a URL: killed, moved to other machines, damaged, refused, read.
+"""The store of a run: what is whole in it, whose copy counts, what damage and refusals do to it.
 
-`file://` goes the way of every store and is seen by several processes; `memory://` is a store in this process. A
-machine is a `BERT_JAX_CACHE`.
+`memory://` is a store in this process; a machine is a `BERT_JAX_CACHE`.
 """
 
-import dataclasses
-import json
-import signal
+import shutil
 
-import jax
-import numpy as np
+import fsspec
 import pytest
-import training_runs as runs
 
-from bert_jax import checkpoint, checksums, cli
-from bert_jax.convert.importing import open_model
-from bert_jax.convert.initialise import initial_params
-from bert_jax.metrics import read_lines
-from bert_jax.run_store import stored_steps
+from bert_jax import checkpoint, checksums
+from bert_jax.run_copy import local_run
+from bert_jax.run_store import RunStore, StoreRefused, stored_steps
+from data_prep.errors import InputError
 from data_prep.storage import Folder
-from data_prep.tokenizer import load_tokenizer
-
-KILLED = -signal.SIGKILL
-INTEGERS = ("step", "tokens", "examples", "eval/tokens", "eval/examples")
 
 
-def train(recipe, store, machine, fault=None):
-    environment = {"FAULT": json.dumps(fault)} if fault else {}
-    return runs.train(recipe, f"file://{store}", XLA_FLAGS=runs.QUICK, BERT_JAX_CACHE=str(machine), **environment)
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """Opens the store as a machine sees it."""
+    fsspec.filesystem("memory").store.clear()
+
+    def open_at(machine):
+        monkeypatch.setenv("BERT_JAX_CACHE", str(tmp_path / machine))
+        return RunStore("memory://bucket/run")
+
+    return open_at
 
 
-def steps_of(store):
-    return stored_steps(list(Folder(f"file://{store}").sizes()))
+def save(opened, step, content=b"x"):
+    """A checkpoint in the mirror."""
+    folder = opened.mirror / "checkpoints" / str(step)
+    (folder / "params").mkdir(parents=True)
+    (folder / "params" / "a").write_bytes(content + b" a" * step)
+    (folder / "params" / "b").write_bytes(content)
+    checksums.write(folder)
 
 
-def flip_a_bit(folder):
-    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
+def begin(opened):
+    """What a command does before it trains."""
+    opened.fetch(leader=True)
+    (opened.mirror / "config.json").write_text("{}")
+    (opened.mirror / "tokenizer").mkdir(exist_ok=True)
+    (opened.mirror / "tokenizer" / "vocab.txt").write_text("[PAD]")
+    opened.begin()
 
 
-@pytest.fixture(scope="module")
-def moved(full_recipe, tmp_path_factory):
-    """A run on four machines one after another: killed, killed, stopped, and at last finished; and what the last said,
-    to which a damaged checkpoint was left."""
-    folder = tmp_path_factory.mktemp("moved")
-    store = folder / "store" / "run"
-    # All of step 6 was uploaded, and is not visible.
-    assert train(full_recipe, store, folder / "one", {"where": "commit", "nth": 3, "what": "kill"})[0] == KILLED
-    assert steps_of(store) == [0, 3] and (store / "checkpoints" / "6" / "params").is_dir()
-    # On this machine, too: what its mirror has of step 6 is not thrown away.
-    assert train(full_recipe, store, folder / "one", {"where": "upload", "nth": 2, "what": "kill"})[0] == KILLED
-    assert steps_of(store)[:3] == [0, 3, 6]
-    code, said = train(full_recipe, store, folder / "two", {"where": "step", "nth": 4, "what": "stop"})
-    assert code == 75 and f"resuming file://{store} at step" in said, said
-    newest = steps_of(store)[-1]
-    assert 6 < newest < 24 and runs.card(store)["ended"] == "stopped by a signal"
-    assert runs.numbers(store)[-1]["step"] in (newest - 1, newest)
-    flip_a_bit(store / "checkpoints" / str(newest) / "opt_state")
-    code, said = train(full_recipe, store, folder / "three")
-    assert code == 0, said
-    return store, newest, said
+def stay(*staying):
+    return lambda steps: [step in staying for step in steps]
 
 
-def test_a_run_moved_from_machine_to_machine_equals_an_uninterrupted_local_one(moved, full_run):
-    store, _, _ = moved
-    assert runs.same_to_the_last_bit(full_run[0], store)
-    for name in ("positions.jsonl", "events.jsonl"):
-        assert (store / name).exists() == (full_run[0] / name).exists()
-    assert read_lines(store / "positions.jsonl")[-1] == read_lines(full_run[0] / "positions.jsonl")[-1]
-    assert steps_of(store) == checkpoint.saved_steps(full_run[0])  # old ones are gone there, too
-    assert list((store / "tensorboard").iterdir())
-    assert (runs.card(store)["ended"], runs.card(store)["best"]) == ("finished", runs.card(full_run[0])["best"])
+ALL = stay(*range(1000))
 
 
-def test_a_damaged_checkpoint_in_the_store_is_said_in_one_line_and_moved_aside_there(moved):
-    store, newest, said = moved
-    warnings = [line for line in said.splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 1 and f"file://{store}/checkpoints/{newest} is damaged (opt_state/" in warnings[0]
-    assert (store / "checkpoints" / f"{newest}.damaged" / "params").is_dir() and "Traceback" not in said
-    for step in steps_of(store):
-        assert checksums.damage(store / "checkpoints" / str(step)) is None
-    assert {path.name for path in (store / "checkpoints").iterdir()} == {
-        *map(str, steps_of(store)),
-        f"{newest}.damaged",
-    }
+def objects():
+    return set(Folder("memory://bucket/run").sizes())
 
 
-def run_command(capsys, *words):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
-    out, said = capsys.readouterr()
-    assert ended.value.code == 0, said
-    return out
+def test_what_is_in_the_store_and_what_other_machines_get(store):
+    one = store("one")
+    begin(one)
+    for step, staying in ((0, ALL), (5, ALL), (10, stay(0, 10))):
+        save(one, step)
+        (one.mirror / "metrics.jsonl").write_text(f"logged before {step}")
+        one.upload(step, staying)
+    names = {f"checkpoints/{step}/{name}" for step in (0, 10) for name in ("params/a", "params/b", checksums.FILE)}
+    assert objects() == names | {".run_id", "config.json", "tokenizer/vocab.txt", "metrics.jsonl"}
+    two = store("two")
+    two.fetch(leader=True)
+    assert checkpoint.saved_steps(two.mirror) == [10] and (two.mirror / "metrics.jsonl").read_text()[-2:] == "10"
+    assert (two.mirror / "tokenizer" / "vocab.txt").exists() and two.mirror != one.mirror
+    two.fetch_checkpoint(0)
+    assert checksums.damage(two.mirror / "checkpoints" / "0") is None
 
 
-def test_readers_take_the_url(moved, full_run, tmp_path, capsys):
-    store, (whole, _) = moved[0], full_run
-    url = f"file://{store}"
-    look = ["--step", "19"]
-    assert run_command(capsys, "inspect", url, *look) == run_command(capsys, "inspect", str(whole), *look)
-    assert run_command(capsys, "evaluate", url, "--step", "21") == run_command(
-        capsys, "evaluate", str(whole), "--step", "21"
-    )
-    run_command(capsys, "convert", "to-hf", url, str(tmp_path / "hf"))
-    exported, expected = open_model(tmp_path / "hf").params, checkpoint.load_model(whole).params
-    assert jax.tree.all(jax.tree.map(np.array_equal, exported, expected))
-    run_command(capsys, "report", url, str(whole), "--output", str(tmp_path / "page.html"))
-    assert "whole" in (tmp_path / "page.html").read_text()
-    table = tmp_path / "table.tsv"
-    table.write_text("text\tlabel\nthe house\t0\nthe river\t1\nthe bird\t0\nthe stone\t1\n")
-    tune = ["--task", "classification", "--train", str(table), "--dev", str(table), "--epochs", "1"]
-    run_command(capsys, "finetune", *tune, "--init", url, "--workdir", str(tmp_path / "tuned"))
-    assert checkpoint.load_model(tmp_path / "tuned").objective == "classification"
-    assert not list(tmp_path.glob("file:*"))
+def test_what_the_store_did_not_take_counts_unless_somebody_went_on_elsewhere(store):
+    one = store("one")
+    begin(one)
+    save(one, 0)
+    one.upload(0, ALL)
+    save(one, 5, b"of one")
+    (one.mirror / "metrics.jsonl").write_text("of one")
+    kept = shutil.copytree(one.mirror, one.mirror.with_name("kept"))
+
+    two = store("two")
+    begin(two)
+    save(two, 3)
+    two.upload(3, ALL)
+    one = store("one")
+    begin(one)
+    assert stored_steps(list(objects())) == [0, 3] and checkpoint.saved_steps(one.mirror) == [0, 3]
+    assert not (one.mirror / "metrics.jsonl").exists()
+
+    shutil.rmtree(one.mirror)
+    kept.rename(one.mirror)
+    Folder("memory://bucket/run/checkpoints/3").remove()
+    begin(one)
+    assert stored_steps(list(objects())) == [0, 5]
+    assert Folder("memory://bucket/run").read("metrics.jsonl") == b"of one"
 
 
-def test_a_run_may_start_from_a_url(moved, full_run):
-    config = checkpoint.read_config(full_run[0])
-    tokenizer = load_tokenizer(full_run[0] / "tokenizer")
-    there, here = (
-        initial_params(dataclasses.replace(config, init=str(init)), tokenizer)
-        for init in (f"file://{moved[0]}", full_run[0])
-    )
-    assert jax.tree.all(jax.tree.map(np.array_equal, there, here))
+def test_a_mirror_of_another_run_that_had_the_url_is_not_used(store):
+    one = store("one")
+    begin(one)
+    save(one, 7, b"old")
+    one.upload(7, ALL)
+    Folder("memory://bucket/run").remove()
+    begin(one)
+    assert checkpoint.saved_steps(one.mirror) == [] and stored_steps(list(objects())) == []
+    Folder("memory://bucket/run").remove()
+    two = store("two")
+    begin(two)
+    save(two, 7, b"new")
+    two.upload(7, ALL)
+    one = store("one")
+    one.fetch(leader=True)
+    assert (one.mirror / "checkpoints" / "7" / "params" / "b").read_bytes() == b"new"
 
 
-def test_a_store_that_refuses_ends_in_one_line_and_nothing_is_lost(full_recipe, full_run, tmp_path):
-    store = tmp_path / "run"
-    code, said = train(full_recipe, store, tmp_path / "machine", {"refuse": 3})
-    assert code == 75 and "Traceback" not in said, said
-    error = said.splitlines()[-1]
-    assert error.startswith("error: ") and "the store refused (a fault)" in error and "same command again here" in error
-    assert steps_of(store) == [0, 3]
-    assert train(full_recipe, store, tmp_path / "machine", {"where": "step", "nth": 1, "what": "kill"})[0] == KILLED
-    assert steps_of(store)[:3] == [0, 3, 6]  # it was in the mirror
-    assert train(full_recipe, store, tmp_path / "machine")[0] == 0
-    assert runs.same_to_the_last_bit(full_run[0], store)
+DAMAGES = {
+    "a bit": lambda folder: folder.write("params/b", b"y"),
+    "truncated": lambda folder: folder.write("params/a", b""),
+    "gone": lambda folder: folder.remove(["params/a"]),
+    "no checksums in it": lambda folder: folder.write(checksums.FILE, b"[]"),
+}
 
 
-def test_two_hosts_that_share_no_disk(full_recipe, full_run, tmp_path):
-    """They stop together, change their places and go on."""
-    store = tmp_path / "store" / "run"
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_in_the_store_is_found_out_by_a_machine_that_has_nothing(store, capsys, damage):
+    one = store("one")
+    begin(one)
+    for step in (0, 5):
+        save(one, step)
+        one.upload(step, ALL)
+    newest = Folder("memory://bucket/run/checkpoints/5")
+    DAMAGES[damage](newest)
+    there = set(newest.sizes())
+    two = store("two")
+    two.fetch(leader=False)
+    assert checkpoint.saved_steps(two.mirror) == [0] and capsys.readouterr().err == ""  # the leader's to say
+    two.fetch(leader=True)
+    assert checkpoint.saved_steps(two.mirror) == [0] and stored_steps(list(objects())) == [0]
+    assert capsys.readouterr().err.count("moved to 5.damaged, taking the one before\n") == 1
+    assert set(Folder("memory://bucket/run/checkpoints/5.damaged").sizes()) == there
+    Folder("memory://bucket/run/checkpoints/0").write("params/a", b"?")
+    with pytest.raises(InputError, match=r"none of the checkpoints in memory://bucket/run/checkpoints is sound"):
+        store("three").fetch(leader=True)
 
-    def start(*machines):
-        environments = [{"BERT_JAX_CACHE": str(tmp_path / machine)} for machine in machines]
-        mesh = "--config.mesh.fsdp=2"
-        return runs.start_hosts(
-            2, full_recipe, f"file://{store}", mesh, XLA_FLAGS=runs.QUICK, environments=environments
-        )
 
-    hosts = start("one", "two")
-    runs.wait_for_step(hosts[0], store, 5)
-    hosts[1].send_signal(signal.SIGTERM)
-    ends = [runs.finish(host) for host in hosts]
-    assert [code for code, _ in ends] == [75, 75], ends
-    stopped = steps_of(store)[-1]
-    assert stopped < 24
-    ends = [runs.finish(host) for host in start("two", "three")]
-    assert [code for code, _ in ends] == [0, 0], ends
-    assert f"at step {stopped}" in ends[0][1] and runs.card(store)["processes"] == 2
-    for alone, together in zip(runs.numbers(full_run[0]), runs.numbers(store), strict=True):
-        assert alone.keys() == together.keys()
-        for name, value in alone.items():
-            if name in INTEGERS:
-                assert together[name] == value
-            else:
-                assert together[name] == pytest.approx(value, rel=5e-5, abs=5e-6), (alone["step"], name)
+def test_what_an_upload_left_that_was_broken_off_is_removed_and_what_lies_aside_stays(store):
+    one = store("one")
+    begin(one)
+    for step in ("5", "5.damaged"):
+        Folder(f"memory://bucket/run/checkpoints/{step}").write("params/a", b"half")
+    begin(one)
+    assert {name for name in objects() if name.startswith("checkpoints")} == {"checkpoints/5.damaged/params/a"}
+
+
+def test_a_refusal_is_waited_out_and_then_told(store, monkeypatch):
+    monkeypatch.setattr("bert_jax.run_store._PAUSES", (0.0, 0.0))
+    one = store("one")
+    begin(one)
+    save(one, 0)
+    real, calls = Folder.upload, []
+
+    def fails_twice(self, files):
+        calls.append(files)
+        if len(calls) <= 2:
+            raise InputError("the store refused")
+        return real(self, files)
+
+    monkeypatch.setattr(Folder, "upload", fails_twice)
+    one.upload(0, ALL)
+    assert stored_steps(list(objects())) == [0] and len(calls) == 3
+    save(one, 5)
+
+    def fails(self, files):
+        raise InputError("the store refused")
+
+    monkeypatch.setattr(Folder, "upload", fails)
+    with pytest.raises(StoreRefused, match="the store refused"):
+        one.upload(5, ALL)
+    assert stored_steps(list(objects())) == [0] and checkpoint.saved_steps(one.mirror) == [0, 5]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("file:///dev/null/run", "file:///dev/null/run.* the store refused"),
+        ("nonsense://bucket/run", "nonsense://bucket/run"),
+        ("memory://bucket/letters", "memory://bucket/letters is not empty and holds no run; name a new --workdir"),
+    ],
+)
+def test_places_that_are_no_run_are_told_at_the_start(store, tmp_path, monkeypatch, url, message):
+    monkeypatch.setenv("BERT_JAX_CACHE", str(tmp_path))
+    Folder("memory://bucket/letters").write("letter.txt", b"dear")
+    with pytest.raises(InputError, match=message):
+        begin(RunStore(url))
+
+
+def test_a_directory_without_checkpoints_is_copied_whole_and_mistakes_name_the_url(store):
+    folder = Folder("memory://bucket/hf")
+    folder.write("config.json", b"{}")
+    folder.write("model.safetensors", b"weights")
+    with local_run("memory://bucket/hf") as copy:
+        assert {path.name for path in copy.iterdir()} == {"config.json", "model.safetensors"} and copy.name == "hf"
+    assert not copy.exists()
+    with (
+        pytest.raises(InputError, match=r"^memory://bucket/hf/run\.json does not exist"),
+        local_run(str(folder)) as copy,
+    ):
+        checkpoint.read_json(copy / "run.json")
+    with (
+        pytest.raises(InputError, match=r"^memory://bucket/nothing does not exist"),
+        local_run("memory://bucket/nothing"),
+    ):
+        pass
+
+
+def test_a_reader_copies_one_checkpoint_and_knows_of_the_others(store):
+    one = store("one")
+    begin(one)
+    for step in (0, 5, 10):
+        save(one, step)
+        one.upload(step, ALL)
+    for step, expected in ((None, 10), (5, 5)):
+        with local_run("memory://bucket/run", step) as copy:
+            assert checkpoint.saved_steps(copy) == [0, 5, 10]
+            assert [path.parent.parent.name for path in copy.glob("checkpoints/*/params/a")] == [str(expected)]
+    with local_run("memory://bucket/run", params=False) as copy:
+        assert not list(copy.glob("checkpoints/*/params")) and (copy / "tokenizer" / "vocab.txt").exists()
+    with local_run(one.mirror) as itself:
+        assert itself == one.mirror
