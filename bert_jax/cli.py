@@ -5,6 +5,7 @@ reason that a restart does not cure; 75 saved, run the same command again; 130 i
 """
 
 import argparse
+import contextlib
 import errno
 import importlib.util
 import json
@@ -62,6 +63,14 @@ def _fail(message: str, code: int) -> int:
 
 def _print_json(fields: dict[str, Any]) -> None:
     print(json.dumps(fields, indent=2, ensure_ascii=False))
+
+
+def _on_disk(output: str) -> Path:
+    from data_prep.storage import is_url
+
+    if is_url(output):
+        raise InputError(f"{output}: this command writes to a disk only; name a local path, and copy it there")
+    return Path(output)
 
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:
@@ -144,7 +153,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         raise InputError("pretrain needs --workdir, a directory for the run; see bert-jax pretrain --help")
     from bert_jax.train import pretrain
 
-    return pretrain(load(options.config, options.overrides), Path(options.workdir), stop, options.change)
+    return pretrain(load(options.config, options.overrides), options.workdir, stop, options.change)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -174,26 +183,35 @@ def _inspect(options: argparse.Namespace) -> None:
     from bert_jax.inspect_batches import inspect
 
     config = load(options.config, options.overrides) if options.config else None
-    run = Path(options.workdir) if options.workdir else None
-    text = inspect(config, run, options.step, options.steps, options.npz, options.unskipped)
+    from bert_jax.run_copy import local_run
+
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(local_run(options.workdir, params=False)) if options.workdir else None
+        text = inspect(config, run, options.step, options.steps, options.npz, options.unskipped)
     if text is not None:
         print(text)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from bert_jax.evaluate import evaluate_run
+    from bert_jax.run_copy import local_run
 
-    _print_json(evaluate_run(Path(options.workdir), options.step, options.corpus))
+    with local_run(options.workdir, options.step) as run:
+        _print_json(evaluate_run(run, options.step, options.corpus))
 
 
 def _convert(options: argparse.Namespace) -> int:
     from bert_jax.convert import ConversionMismatch, from_hf, to_hf
+    from bert_jax.run_copy import local_run
 
+    output = _on_disk(options.output)
     if options.way == "from-hf":
-        from_hf(options.source, options.output)
+        with local_run(options.source) as source:
+            from_hf(source, output)
         return 0
     try:
-        to_hf(options.source, options.output, step=options.step)
+        with local_run(options.source, options.step) as source:
+            to_hf(source, output, step=options.step)
     except ConversionMismatch as error:
         return _fail(str(error), 1)
     return 0
@@ -201,39 +219,49 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _finetune(options: argparse.Namespace) -> None:
     from bert_jax.finetune import finetune
+    from bert_jax.run_copy import local_run
 
-    _print_json(
-        finetune(
+    with local_run(options.init) as init:
+        result = finetune(
             options.task,
             options.train,
             options.dev,
-            options.init,
-            options.workdir,
+            init,
+            _on_disk(options.workdir),
             epochs=options.epochs,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             max_seq_len=options.max_seq_len,
             seed=options.seed,
         )
-    )
+    _print_json(result)
 
 
 def _predict(options: argparse.Namespace) -> None:
     from bert_jax.finetune.predict import predict
+    from bert_jax.run_copy import local_run
 
-    predict(options.model, options.input, options.output)
+    with local_run(options.model) as model:
+        predict(model, options.input, _on_disk(options.output))
 
 
 def _fill_mask(options: argparse.Namespace) -> None:
     from bert_jax.fill_mask import fill_mask
+    from bert_jax.run_copy import local_run
 
-    _print_json({"text": options.text, "masks": fill_mask(options.model, options.text, top_k=options.top)})
+    with local_run(options.model) as model:
+        masks = fill_mask(model, options.text, top_k=options.top)
+    _print_json({"text": options.text, "masks": masks})
 
 
 def _report(options: argparse.Namespace) -> None:
     from bert_jax.report import write_report
+    from bert_jax.run_copy import local_run
 
-    write_report([Path(run) for run in options.workdirs], Path(options.output))
+    output = _on_disk(options.output)
+    with contextlib.ExitStack() as stack:
+        runs = [stack.enter_context(local_run(run, params=False)) for run in options.workdirs]
+        write_report(runs, output)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {

@@ -109,7 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
         "pretrain --config configs/bert_tiny.py --config.data.corpus=corpus --workdir runs/tiny",
     )
     pretrain.add_argument("--config", required=True, help="recipe; fields are overridden by --config.a.b=value")
-    pretrain.add_argument("--workdir", help="run directory, new or to go on with; a rehearsal needs none")
+    pretrain.add_argument(
+        "--workdir", help="run directory, new or to go on with; may be gs://... or s3://...; a rehearsal needs none"
+    )
     pretrain.add_argument(
         "--change",
         action="append",
@@ -134,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--dump", metavar="DIR", help="write the optimised programs' text there")
 
     inspect = add("inspect", "Show the batches of some steps as the model sees them.", "inspect runs/tiny --step 100")
-    inspect.add_argument("workdir", nargs="?", help="run directory (or give --config)")
+    inspect.add_argument("workdir", nargs="?", help="run directory or its URL (or give --config)")
     inspect.add_argument("--config", help="recipe, for a run that has not begun")
     inspect.add_argument("--step", type=int, required=True)
     inspect.add_argument("--steps", type=int, default=1, help="how many, from --step on")
@@ -144,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--npz", help="write the arrays, stacked, instead of text")
 
     evaluate = add("evaluate", "Held-out loss and accuracy, as JSON.", "evaluate runs/tiny")
-    evaluate.add_argument("workdir", help="run directory")
+    evaluate.add_argument("workdir", help="run directory or its URL")
     evaluate.add_argument("--step", type=int, help="checkpoint; the newest unless given")
     evaluate.add_argument("--corpus", help="another corpus than the run's")
 
@@ -155,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a run to a Hugging Face directory, checked before it appears",
         epilog="Example:\n  bert-jax convert to-hf runs/tiny hf",
     )
-    to_hf.add_argument("source", help="run, fine-tuned model, or what from-hf wrote")
+    to_hf.add_argument("source", help="run (directory or URL), fine-tuned model, or what from-hf wrote")
     to_hf.add_argument("output")
     to_hf.add_argument("--step", type=int, help="checkpoint; the newest unless given")
     from_hf = ways.add_parser(
@@ -176,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--train", required=True, help=".tsv, .csv or .jsonl with a label and one or two text columns"
     )
     finetune.add_argument("--dev", required=True)
-    finetune.add_argument("--init", required=True, help="run or Hugging Face directory")
+    finetune.add_argument("--init", required=True, help="run or Hugging Face directory, or a URL of one")
     finetune.add_argument("--workdir", required=True, help="directory to write")
     finetune.add_argument("--epochs", type=int, default=3)
     finetune.add_argument("--batch-size", type=int, default=32)
@@ -198,12 +200,12 @@ def build_parser() -> argparse.ArgumentParser:
         "The likeliest words for every [MASK] in a text.",
         'fill-mask runs/tiny "The function returns a [MASK]."',
     )
-    fill_mask.add_argument("model", help="run or Hugging Face directory")
+    fill_mask.add_argument("model", help="run or Hugging Face directory, or a URL of one")
     fill_mask.add_argument("text")
     fill_mask.add_argument("--top", type=int, default=5, help="words a mask")
 
     report = add("report", "One page about one or several runs.", "report runs/tiny --output report.html")
-    report.add_argument("workdirs", nargs="+", metavar="RUN")
+    report.add_argument("workdirs", nargs="+", metavar="RUN", help="run directories or their URLs")
     report.add_argument("--output", required=True, help="HTML file to write")
     return parser
 

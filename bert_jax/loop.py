@@ -232,8 +232,8 @@ def _advance(
             # While losses are no numbers, the newest checkpoint must stay one from before.
             if last or ((saving or best) and not bad):
                 watchdog.at("save", step)
-                checkpoints.save(updates, state, ledger, checkpoint.config_json(config), only_best=not saving)
                 reporter.position(updates, ledger.position)
+                checkpoints.save(updates, state, ledger, checkpoint.config_json(config), only_best=not saving)
             reporter.tick()
             if stopping:
                 return STOPPED, ledger

@@ -9,6 +9,8 @@ from typing import Any
 
 from bert_jax.config import Config
 
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+
 # Peak dense bfloat16 FLOP/s of a device, from the vendors' data sheets.
 PEAK_FLOPS = {
     "TPU v2": 22.5e12,
@@ -58,10 +60,10 @@ class MetricsFile:
     """
 
     def __init__(self, workdir: Path, updates: int):
-        path = workdir / "metrics.jsonl"
+        path = workdir / METRICS
         cut_lines(path, updates)
         self._file = path.open("a")
-        self._board = _summary_writer()(str(workdir / "tensorboard"), purge_step=updates)
+        self._board = _summary_writer()(str(workdir / TENSORBOARD), purge_step=updates)
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes a line, whose `step` is the step, to both places."""
@@ -70,6 +72,11 @@ class MetricsFile:
         for name, value in line.items():
             if name != "step" and value is not None:
                 self._board.add_scalar(name if "/" in name else f"train/{name}", value, line["step"])
+
+    def flush(self) -> None:
+        """All that was written is in the files."""
+        self._file.flush()
+        self._board.flush()
 
     def close(self) -> None:
         """Flushes and closes both."""

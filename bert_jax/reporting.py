@@ -112,8 +112,10 @@ class Reporter:
             self._append(EVENTS, {"step": step, "event": what, **details, "rows": rows})
 
     def position(self, updates: int, position: Position) -> None:
-        """Where the run reads after so many updates."""
-        if self.leader:
+        """Where the run reads after so many updates. Called before their checkpoint is saved, which may take the logs
+        along."""
+        if self._metrics is not None:
+            self._metrics.flush()
             self._append(POSITIONS, {"step": updates, "position": position.to_json()})
 
     def _append(self, name: str, line: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax import checksums
 from bert_jax.checkpoint import damage, quiet_orbax, saved_steps
 from bert_jax.config import CheckpointConfig
 from bert_jax.ledger import Ledger
+from bert_jax.run_store import RunStore
 from bert_jax.train_state import TrainState
 from data_prep.errors import InputError
 
@@ -56,19 +59,35 @@ class Checkpoints:
     Args:
       directory: `RUN/checkpoints`.
       settings: which ones stay.
+      store: where the run lies, if `directory` is in its mirror: then each checkpoint is uploaded when it is on disk.
+        Of several hosts the leader writes and uploads the whole state, and all restore from mirrors of their own.
     """
 
-    def __init__(self, directory: Path, settings: CheckpointConfig):
-        self._directory = directory
+    def __init__(self, directory: Path, settings: CheckpointConfig, store: RunStore | None = None):
+        self._directory, self._store = directory, store
         quiet_orbax()
         self._keeping = _Keeping(settings, directory)
+        self._uploads = ThreadPoolExecutor(1, "upload")
+        self._upload: Future[None] | None = None
+        self._alone = store is not None and jax.process_count() > 1  # no file is seen by two hosts
+        together = ocp.options.MultiprocessingOptions()
+        me = jax.process_index()
+        if self._alone:
+            directory.mkdir(parents=True, exist_ok=True)
+            together = ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"host{me}"
+            )
+        if store is not None and me == 0:
+            self._keeping.only_best |= store.only_best()
         self._manager = ocp.CheckpointManager(
             epath.Path(directory),
             item_names=_ITEMS,
             options=ocp.CheckpointManagerOptions(
+                create=not self._alone,
                 preservation_policy=self._keeping,
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                multiprocessing_options=together,
             ),
         )
 
@@ -87,14 +106,19 @@ class Checkpoints:
 
         Raises:
           DiskFull: there was no room for this checkpoint or the one begun before it.
+          StoreRefused: the one begun before it could not be uploaded.
         """
+        self.wait()
+        if self._alone:
+            state = _gathered(state)
+            if jax.process_index() > 0:
+                return
         items = ocp.args.Composite(
             params=ocp.args.PyTreeSave(state.params),
             opt_state=ocp.args.PyTreeSave(state.opt_state),
             loader=ocp.args.JsonSave(ledger.to_json() | {"only_best": only_best}),
             config=ocp.args.JsonSave(config),
         )
-        self.wait()
         # Looked at beforehand: Orbax survives a disk that fills up while it writes, but buries the reason in
         # tracebacks.
         if shutil.disk_usage(self._directory).free < 1.02 * _local_bytes(state) + 2**20:
@@ -104,6 +128,14 @@ class Checkpoints:
             self._keeping.only_best.add(step)
         with _naming_full_disks():
             self._manager.save(step, args=items)
+        if self._store is not None:
+            self._upload = self._uploads.submit(self._send, self._store, step)
+
+    def _send(self, store: RunStore, step: int) -> None:
+        """In a thread: uploads a checkpoint when all of it is on disk."""
+        with _naming_full_disks():
+            self._manager.wait_until_finished()
+        store.upload(step, self._keeping.staying)
 
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, Ledger] | None:
         """The newest checkpoint that is as it was written, on the shardings of `abstract`; None where there is none at
@@ -140,6 +172,8 @@ class Checkpoints:
                 found = _ALL_DAMAGED if steps else _NONE
         if jax.process_count() > 1:
             found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        if self._store is not None and jax.process_index() > 0 and found >= 0:
+            self._store.fetch_checkpoint(found)
         self._manager.reload()
         if found == _ALL_DAMAGED:
             raise CheckpointsDamaged(f"none of the checkpoints in {self._directory} is sound; start a new --workdir")
@@ -179,11 +213,15 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns when everything begun is on disk.
+        """Returns when everything begun is on disk, and in the store if the run lies in one.
 
         Raises:
           DiskFull: there was no room for it.
+          StoreRefused: it is on disk and could not be uploaded.
         """
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            return upload.result()  # which waits for the disk
         with _naming_full_disks():
             self._manager.wait_until_finished()
 
@@ -194,6 +232,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits and frees the threads."""
+        self._uploads.shutdown()
         self._manager.close()
 
 
@@ -214,7 +253,10 @@ class _Keeping:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """For each checkpoint (with a `step`, ascending), whether it stays."""
-        steps = [checkpoint.step for checkpoint in checkpoints]
+        return self.staying([checkpoint.step for checkpoint in checkpoints])
+
+    def staying(self, steps: list[int]) -> list[bool]:
+        """For each of these steps, ascending, whether its checkpoint stays."""
         staying = {0, self.best, *[step for step in steps if step not in self.only_best][-self._settings.keep :]}
         every = self._settings.keep_every
         return [step in staying or (every > 0 and step % every == 0) for step in steps]
@@ -225,6 +267,25 @@ def _local_bytes(state: TrainState) -> int:
     return sum(
         shard.data.nbytes
         for leaf in jax.tree.leaves(state)
-        for shard in leaf.addressable_shards
+        for shard in (leaf.addressable_shards if isinstance(leaf, jax.Array) else [])
         if shard.replica_id == 0
-    )
+    ) + sum(leaf.nbytes for leaf in jax.tree.leaves(state) if isinstance(leaf, np.ndarray))
+
+
+def _itself(array: jax.Array) -> jax.Array:
+    """Has a name so that jax compiles it once for a shape, not at every save."""
+    return array
+
+
+def _gathered(state: TrainState) -> TrainState:
+    """The whole state on the leader's host, leaf by leaf, so that no device holds more than one leaf of it at a time.
+    All hosts take part; the others get nothing of use."""
+    leader = jax.process_index() == 0
+
+    def gather(leaf: jax.Array) -> np.ndarray:
+        everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())  # type: ignore[attr-defined]
+        whole = jax.jit(_itself, out_shardings=everywhere)(leaf).addressable_data(0)
+        # A copy: the array may be the state's own, which the next step is given to write over.
+        return np.array(whole) if leader else np.zeros(0)
+
+    return jax.tree.map(gather, state)

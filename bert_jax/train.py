@@ -29,63 +29,78 @@ from bert_jax.metrics import duration
 from bert_jax.reporting import Reporter, say
 from bert_jax.run_checkpoints import Checkpoints, DiskFull
 from bert_jax.run_directory import RunCard, check_same_run, prepare
+from bert_jax.run_store import RunStore, StoreRefused, naming
 from bert_jax.sharding import check_mesh, make_mesh, state_shardings
 from bert_jax.stopping import StopSignal
 from bert_jax.train_state import TrainState, abstract_state, create_state
 from bert_jax.watchdog import Watchdog
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
+from data_prep.storage import is_url
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 
-def pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[str] = ()) -> int:
+def pretrain(config: Config, workdir: str | Path, stop: StopSignal, change: Sequence[str] = ()) -> int:
     """Trains, or goes on training, the run in `workdir`.
 
     Args:
       config: checked.
-      workdir: new, or of the same run.
+      workdir: new, or of the same run; may be a URL of an object store.
       stop: tells when a signal asks to stop.
       change: fields that the run in `workdir` may have otherwise, see `run_directory.CHANGEABLE`.
 
     Returns:
-      0 finished; 75 stopped by a signal or a full disk with a good checkpoint on disk: the same command goes on; 3 the
-      loss is not a number any more, and going back to the last checkpoint did not help.
+      0 finished; 75 stopped by a signal, a full disk or a store that refuses, with a good checkpoint: the same command
+      goes on; 3 the loss is not a number any more, and going back to the last checkpoint did not help.
 
     Raises:
       InputError: something the user gave is wrong; nothing has been overwritten.
     """
     cluster.join(config.watchdog.peer_seconds)
     with cluster.ending_together():
-        return _pretrain(config, workdir, stop, change)
+        if not is_url(workdir):
+            return _pretrain(config, Path(workdir), None, stop, change)
+        store = RunStore(str(workdir))
+        with naming(store.mirror, str(store)):
+            return _pretrain(config, store.mirror, store, stop, change)
 
 
-def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[str]) -> int:
+def _pretrain(config: Config, workdir: Path, store: RunStore | None, stop: StopSignal, change: Sequence[str]) -> int:
+    name = store or workdir  # what the user calls it
+    leader = jax.process_index() == 0
     check(config)
     corpora = open_corpora(config)
     tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
     config = _fill_vocabulary(config, tokenizer)
+    if store is not None:
+        if leader:
+            store.fetch(leader=True)
+        _together("fetched")  # the others after it: it mends what is damaged
+        if not leader:
+            store.fetch(leader=False)
     changes = check_same_run(config, corpora, workdir, change)
     total = config.num_steps()
     last = workdir / "checkpoints" / str(total)
     if checkpoint.saved_steps(workdir)[-1:] == [total] and checkpoint.damage(last) is None:
-        print(f"{workdir} is finished: {total} steps; checkpoint {total}", file=sys.stderr)
+        print(f"{name} is finished: {total} steps; checkpoint {total}", file=sys.stderr)
         return DONE
     mesh = make_mesh(config.mesh)
     check_mesh(config, mesh)
     for corpus in corpora:
         _check_size(corpus, config)
     given = None if checkpoint.saved_steps(workdir) else initial_params(config, tokenizer)
-    leader = jax.process_index() == 0
     _together("checked")  # a half-prepared directory would be taken for something else by a slower host
     cache = CompileCache(workdir / "compile_cache")
     if leader:
         prepare(config, corpora, workdir)
+        if store is not None:
+            store.begin()
         cache.sweep()
     _together("prepared")
     card = RunCard(workdir, config, corpora, changes)
     watchdog = Watchdog(config.watchdog, f"[host {jax.process_index()}] " if jax.process_count() > 1 else "")
     watchdog.at("start", 0)
-    checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint)
+    checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, store)
     began = time.monotonic()
     try:
         abstract = _placed(config, mesh)
@@ -94,18 +109,22 @@ def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[
         reporter = Reporter(workdir, config, corpora, start)
         if restored:
             state, ledger = restored
-            say(f"resuming {workdir} at step {start}", leader)
+            say(f"resuming {name} at step {start}", leader)
         else:
             state = create_state(config, mesh, given)
             ledger = Ledger(Loader(config, corpora, tokenizer).start())
-            checkpoints.save(0, state, ledger, checkpoint.config_json(config), only_best=False)
             reporter.position(0, ledger.position)
+            checkpoints.save(0, state, ledger, checkpoint.config_json(config), only_best=False)
         card.end("running", ledger.position)
         device = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
         say(f"training {total - start} steps on {device}; the first step compiles", leader)
         programs = Programs(config, mesh, corpora, tokenizer, cache)
         ended, ledger = train(programs, checkpoints, reporter, watchdog, stop, abstract, state, ledger)
         reporter.close()
+    except StoreRefused as error:
+        say(f"error: {error}; {_kept(workdir)}")
+        card.end("store refused")
+        return cluster.leave(STOPPED)
     except (DiskFull, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -119,14 +138,14 @@ def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[
     finally:
         watchdog.close()
     checkpoints.close()
-    good = str(checkpoint.saved_steps(workdir)[-1])
+    good = str(max(checkpoint.saved_steps(workdir), default="none"))  # of hosts without a copy none speaks
     facts = {"skipped_updates": ledger.losses.skipped} | (
         {"best": dataclasses.asdict(ledger.best)} if ledger.best else {}
     )
     if ended == DIVERGED:
         card.end("diverged", ledger.position, **facts)
         say(
-            f"error: the loss is not a number any more, also after going back; checkpoint {good} in {workdir} is the "
+            f"error: the loss is not a number any more, also after going back; checkpoint {good} in {name} is the "
             "last good one. Lower config.optimizer.learning_rate or lengthen warmup_steps, and start a new --workdir",
             leader,
         )
@@ -135,8 +154,19 @@ def _pretrain(config: Config, workdir: Path, stop: StopSignal, change: Sequence[
         say(f"stopped; checkpoint {good} is saved: run the same command again to go on", leader)
     else:
         card.end("finished", ledger.position, **facts)
-        say(f"finished: {total} steps in {duration(time.monotonic() - began)}; the model is in {workdir}", leader)
+        say(f"finished: {total} steps in {duration(time.monotonic() - began)}; the model is in {name}", leader)
+    if store is not None and leader:
+        try:
+            store.upload_logs()
+        except StoreRefused as error:
+            say(f"error: {error}; {_kept(workdir)}")
+            return ended or cluster.leave(STOPPED)
     return ended
+
+
+def _kept(mirror: Path) -> str:
+    newest = str(max(checkpoint.saved_steps(mirror), default="none"))
+    return f"this machine keeps what is missing there (newest checkpoint: {newest}): run the same command again here"
 
 
 def _together(name: str) -> None:

@@ -1,8 +1,9 @@
 """`bert-jax` with something going wrong at a set moment, told by the variable FAULT as JSON.
 
-{"where": one of WHERE, "nth": at which call from 1, "what": "kill" | "hang" | "freeze" | "raise"}
+{"where": one of WHERE, "nth": at which call from 1, "what": "kill" | "stop" | "hang" | "freeze" | "raise"}
 {"poison": [[corpus, epoch, block, first row, last row], ...]}: training rows whose loss is no number
 {"spike": [step, factor]}: the loss of a step as the ledger sees it
+{"refuse": n}: a store takes no files from the n-th upload on
 """
 
 import importlib
@@ -23,6 +24,8 @@ WHERE = {
     "evaluate": ("bert_jax.evaluate", None, "_means"),
     "save": ("bert_jax.run_checkpoints", "Checkpoints", "save"),
     "seal": ("bert_jax.checksums", None, "write"),  # all written, not yet visible
+    "upload": ("data_prep.storage", "Folder", "upload"),
+    "commit": ("bert_jax.run_store", "RunStore", "_commit"),  # all uploaded, not yet visible
 }
 FROZEN = 60  # seconds
 POISON = 7  # a value of word_starts, of which only zero or not matters
@@ -48,7 +51,9 @@ def break_at(where, nth, what):
             if what == "freeze":  # not even heartbeats, until long after the others must have noticed
                 subprocess.Popen(["sh", "-c", f"sleep {FROZEN}; kill -CONT {os.getpid()}"])
                 os.kill(os.getpid(), signal.SIGSTOP)
-            if where == "compile" or (where == "save" and what == "kill"):
+            if what == "stop":
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif where == "compile" or (where == "save" and what == "kill"):
                 threading.Timer(0.15, kill).start()  # in the midst of what follows
             else:
                 kill()
@@ -102,6 +107,23 @@ def spike(step, factor):
     Losses.after = spiked
 
 
+def refuse(nth):
+    from bert_jax import run_store
+    from data_prep.errors import InputError
+    from data_prep.storage import Folder
+
+    run_store._PAUSES = (0.0,)  # asked once more, at once
+    upload, calls = Folder.upload, [0]
+
+    def refused(self, files):
+        calls[0] += 1
+        if calls[0] >= nth:
+            raise InputError(f"{self}: the store refused (a fault)")
+        return upload(self, files)
+
+    Folder.upload = refused
+
+
 def install(fault):
     if "where" in fault:
         break_at(fault["where"], fault["nth"], fault["what"])
@@ -109,6 +131,8 @@ def install(fault):
         poison(fault["poison"])
     if "spike" in fault:
         spike(*fault["spike"])
+    if "refuse" in fault:
+        refuse(fault["refuse"])
 
 
 if __name__ == "__main__":

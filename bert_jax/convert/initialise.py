@@ -1,6 +1,7 @@
 """The parameters that a run starts from, where it does not start from nothing."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from bert_jax.config import Config, ModelConfig
 from bert_jax.convert.importing import fresh_parts, open_model
 from bert_jax.convert.mapping import Params
 from bert_jax.model.bert import abstract_params
+from bert_jax.run_copy import local_run
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
@@ -27,7 +29,7 @@ _SIZES = (
 
 
 def initial_params(config: Config, tokenizer: Tokenizer) -> Params | None:
-    """Host arrays in the tree of the run's model, from the directory `config.init`; None where it is empty.
+    """Host arrays in the tree of the run's model, from the directory or URL `config.init`; None where it is empty.
 
     Heads that the run's objective needs and the directory lacks are drawn from `config.seed` and said on stderr.
 
@@ -40,7 +42,12 @@ def initial_params(config: Config, tokenizer: Tokenizer) -> Params | None:
     """
     if not config.init:
         return None
-    saved = open_model(config.init)
+    with local_run(config.init) as directory:
+        return _params_of(directory, config, tokenizer)
+
+
+def _params_of(directory: Path, config: Config, tokenizer: Tokenizer) -> Params:
+    saved = open_model(directory)
     wrong = {name: getattr(saved.config, name) for name in _SIZES if _differs(saved.config, config.model, name)}
     if wrong:
         asked = ", ".join(f"config.model.{name}={getattr(config.model, name)}" for name in wrong)
