@@ -54,10 +54,10 @@ def moved(full_recipe, tmp_path_factory):
     # On this machine, too: what its mirror has of step 6 is not thrown away.
     assert train(full_recipe, store, folder / "one", {"where": "upload", "nth": 2, "what": "kill"})[0] == KILLED
     assert steps_of(store)[:3] == [0, 3, 6]
-    code, said = train(full_recipe, store, folder / "two", {"where": "step", "nth": 4, "what": "stop"})
+    code, said = train(full_recipe, store, folder / "two", {"where": "step", "nth": 13, "what": "stop"})
     assert code == 75 and f"resuming file://{store} at step" in said, said
     newest = steps_of(store)[-1]
-    assert 6 < newest < 24 and runs.card(store)["ended"] == "stopped by a signal"
+    assert 18 < newest < 24 and runs.card(store)["ended"] == "stopped by a signal"
     assert runs.numbers(store)[-1]["step"] in (newest - 1, newest)
     shutil.copytree(store, store.with_name("stopped"))
     flip_a_bit(store / "checkpoints" / str(newest) / "opt_state")
@@ -156,7 +156,7 @@ def test_two_hosts_that_share_no_disk_go_on_with_it(moved, full_recipe, full_run
     ends = [runs.finish(host) for host in hosts]
     assert [code for code, _ in ends] == [0, 0], ends
     assert f"resuming file://{store} at step {stopped}" in ends[0][1] and runs.card(store)["processes"] == 2
-    assert steps_of(store) == checkpoint.saved_steps(full_run[0])
+    assert steps_of(store) == [0, *sorted({18, stopped, 21, 24})[-3:]]  # the newest three, also those of before
     for alone, together in zip(runs.numbers(full_run[0]), runs.numbers(store), strict=True):
         assert alone.keys() == together.keys()
         for name, value in alone.items():
