@@ -1,11 +1,14 @@
-"""Training is what PyTorch computes: gradients of the first step tensor by tensor, losses of twenty steps."""
+"""Training is what PyTorch computes: gradients of the first step tensor by tensor, losses of a hundred steps.
+
+Packed rows are compared with transformers' own forward on every example alone in a row: it knows nothing of packing.
+"""
 
 import jax
 import numpy as np
 import pytest
 import torch
 import transformers
-from small_bert import already_masked, norm
+from small_bert import already_masked, model_config, norm, packed_batch
 
 from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from bert_jax.convert.bert import BERT
@@ -19,7 +22,8 @@ from bert_jax.sharding import make_mesh
 from bert_jax.train_state import create_state
 from bert_jax.train_step import make_train_step
 
-STEPS, ROWS, LENGTH, SLOTS, VOCABULARY = 20, 8, 32, 6, 211
+STEPS, TUNING_STEPS, ROWS, LENGTH, SLOTS, VOCABULARY = 100, 20, 8, 32, 6, 211
+IGNORED = -100
 
 
 def make_batch(seed):
@@ -51,17 +55,41 @@ def make_batch(seed):
     return {name: np.ascontiguousarray(value, np.int32) for name, value in batch.items()}
 
 
+def make_packed_batch(seed):
+    """One to three examples a row; no token is [PAD], as above."""
+    batch = packed_batch(model_config(vocab_size=VOCABULARY), ROWS, LENGTH, SLOTS, seed)
+    return batch | {"input_ids": np.maximum(batch["input_ids"], 1)}
+
+
+def examples(batch):
+    """Every example of a batch in a row of its own, as transformers takes it."""
+    words = np.full((ROWS, LENGTH), IGNORED, np.int64)
+    for row, (places, labels) in enumerate(zip(batch["masked_lm_positions"], batch["masked_lm_labels"], strict=True)):
+        words[row, places[labels >= 0]] = labels[labels >= 0]
+    alone = []
+    for row, number in zip(*np.nonzero(batch["cls_positions"] >= 0), strict=True):
+        own = batch["segment_ids"][row] == number + 1
+        if own.any():
+            alone.append((row, own, batch["next_sentence_labels"][row, number]))
+    longest = max(own.sum() for _, own, _ in alone)
+
+    def cut(values, padding):
+        rows = np.full((len(alone), longest), padding, np.int64)
+        for out, (row, own, _) in zip(rows, alone, strict=True):
+            out[: own.sum()] = values[row, own]
+        return torch.from_numpy(rows)
+
+    return {
+        "input_ids": cut(batch["input_ids"], 0),
+        "attention_mask": cut(np.ones((ROWS, LENGTH), np.int64), 0),
+        "token_type_ids": cut(batch["token_type_ids"], 0),
+        "labels": cut(words, IGNORED),
+        "next_sentence_label": torch.tensor([int(label) for _, _, label in alone]),
+    }
+
+
 def torch_loss(model, batch):
-    t = {name: torch.from_numpy(value).long() for name, value in batch.items()}
-    labels = torch.full((ROWS, LENGTH), -100)
-    labels.scatter_(1, t["masked_lm_positions"], t["masked_lm_labels"])
-    return model(
-        input_ids=t["input_ids"],
-        attention_mask=t["segment_ids"],
-        token_type_ids=t["token_type_ids"],
-        labels=labels,
-        next_sentence_label=t["next_sentence_labels"][:, 0],
-    ).loss
+    return model(**examples(batch)).loss
 
 
 def torch_optimizer(model, settings):
@@ -91,20 +119,24 @@ def both(tmp_path, kind, **changes):
     return theirs, read_hf(tmp_path / "theirs")
 
 
-def run_config(saved) -> Config:
+def run_config(saved, steps=STEPS) -> Config:
     model = type(saved.config)(**{**vars(saved.config), "dtype": "float32"})
     settings = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
     return Config(
         model=model,
         data=DataConfig(objective="nsp", seq_len=LENGTH),
-        train=TrainConfig(num_steps=STEPS, global_batch_size=ROWS),
+        train=TrainConfig(num_steps=steps, global_batch_size=ROWS),
         optimizer=settings,
     )
 
 
-def test_gradients_of_the_first_step(tmp_path):
+BATCHES = {"unpacked": make_batch, "packed": make_packed_batch}
+
+
+@pytest.mark.parametrize("rows", BATCHES)
+def test_gradients_of_the_first_step(tmp_path, rows):
     theirs, saved = both(tmp_path, transformers.BertForPreTraining)
-    config, batch = run_config(saved).model, make_batch(0)
+    config, batch = run_config(saved).model, BATCHES[rows](0)
     expected = torch_loss(theirs, batch)
     expected.backward()
 
@@ -122,13 +154,18 @@ def test_gradients_of_the_first_step(tmp_path):
     gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     assert ours.keys() == gradients.keys()
     whole = norm([norm(gradient) for gradient in gradients.values()])
+    differences = {}
     for name, gradient in gradients.items():
         scale = whole if name.endswith("self.key.bias") else norm(gradient)
         difference = norm(ours[name].astype(np.float64) - gradient)
-        assert difference <= 1e-5 * scale, f"{name}: {difference / scale}"
+        differences[name] = difference / scale
+    worst = max(differences, key=differences.__getitem__)
+    print(f"{rows}: gradients differ most in {worst}, by {differences[worst]:.2e} of its norm")
+    assert differences[worst] <= 1e-5, f"{worst}: {differences[worst]}"
 
 
-def test_losses_of_twenty_steps(tmp_path):
+@pytest.mark.parametrize("rows", BATCHES)
+def test_losses_of_a_hundred_steps(tmp_path, rows):
     theirs, saved = both(tmp_path, transformers.BertForPreTraining)
     config = run_config(saved)
     optimizer, rate = torch_optimizer(theirs, config.optimizer), learning_rate(config)
@@ -137,7 +174,7 @@ def test_losses_of_twenty_steps(tmp_path):
     step_fn = make_train_step(config, mesh, already_masked)
     ours, expected = [], []
     for step in range(STEPS):
-        batch = make_batch(step % 5)
+        batch = BATCHES[rows](step % 5)
         with jax.default_matmul_precision("highest"):
             state, metrics = step_fn(state, batch)
         ours.append(float(metrics["loss"]))
@@ -149,13 +186,16 @@ def test_losses_of_twenty_steps(tmp_path):
             group["lr"] = float(rate(step))
         optimizer.step()
         expected.append(loss.item())
-    assert expected[-1] < expected[0] - 0.3
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+    assert expected[-1] < expected[0] - 1
+    differences = np.abs(np.subtract(ours, expected))
+    print(f"{rows}: losses differ by {differences[:20].max():.2e} in 20 steps, by {differences.max():.2e} in {STEPS}")
+    assert differences[:20].max() <= 1e-4
+    assert differences.max() <= 2e-3
 
 
 def test_fine_tuning_is_the_same_training(tmp_path):
     theirs, saved = both(tmp_path, transformers.BertForSequenceClassification, num_labels=3)
-    config = run_config(saved)
+    config = run_config(saved, TUNING_STEPS)
     optimizer, rate = torch_optimizer(theirs, config.optimizer), learning_rate(config)
     ours_optimizer = make_optimizer(config)
     params = jax.tree.map(jax.numpy.array, saved.params)
@@ -163,7 +203,7 @@ def test_fine_tuning_is_the_same_training(tmp_path):
     step_fn = _make_step("classification", config.model, ours_optimizer, 0)
     draw = np.random.default_rng(0)
     ours, expected = [], []
-    for step in range(STEPS):
+    for step in range(TUNING_STEPS):
         batch = make_batch(step % 5)
         truth = draw.integers(0, 3, ROWS).astype(np.int32)
         extra = {"truth": truth, "weights": np.ones(ROWS, np.float32)}
