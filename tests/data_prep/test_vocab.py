@@ -168,7 +168,11 @@ def test_bad_settings_and_inputs(text, tmp_path):
 def test_the_sample_is_bounded_and_seeded(tmp_path, monkeypatch, name):
     monkeypatch.setattr(vocab, "_SAMPLE_UNIT", 2000)
     seen = []
-    monkeypatch.setattr(vocab, "_wordpiece", lambda texts, *_: seen.append(texts) or load_tokenizer(tmp_path / "any"))
+    monkeypatch.setattr(
+        vocab.vocab_training,
+        "train_wordpiece",
+        lambda texts, *_: seen.append(texts) or load_tokenizer(tmp_path / "any"),
+    )
     monkeypatch.setattr(vocab, "_write", lambda *_: None)
     (tmp_path / "any").mkdir()
     (tmp_path / "any" / "vocab.txt").write_text(
