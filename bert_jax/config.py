@@ -39,6 +39,7 @@ class ModelConfig:
     hidden_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = True  # else the decoder of masked words has a table of its own
     dtype: str = "bfloat16"  # of the large products; parameters, norms, softmax and losses stay float32
     attention: str = "einsum"
     remat: str = "none"

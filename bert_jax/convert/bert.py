@@ -34,6 +34,7 @@ TABLE = (
     *_dense("pooler", "bert.pooler.dense"),
     *_dense("mlm/transform", "cls.predictions.transform.dense"),
     *_norm("mlm/norm", "cls.predictions.transform.LayerNorm"),
+    Row("mlm/decoder/embedding", "cls.predictions.decoder.weight", "table", vocabulary=True),  # untied only
     Row("mlm/decoder/bias", "cls.predictions.bias", "vector", vocabulary=True),
     *_dense("nsp", "cls.seq_relationship"),
     *_dense("classifier", "classifier"),
@@ -59,13 +60,13 @@ _FIXED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
-    "tie_word_embeddings": True,
 }
 
 
 def _config_to_hf(config: ModelConfig) -> dict[str, Any]:
     sizes = {theirs: getattr(config, ours) for ours, (theirs, _) in _CONFIG_FIELDS.items()}
-    return {"model_type": "bert", **sizes, **_FIXED, "initializer_range": 0.02, "use_cache": True}
+    fixed = _FIXED | {"tie_word_embeddings": config.tie_word_embeddings, "initializer_range": 0.02, "use_cache": True}
+    return {"model_type": "bert", **sizes, **fixed}
 
 
 def _config_from_hf(fields: dict[str, Any], where: str) -> ModelConfig:
@@ -89,7 +90,10 @@ def _config_from_hf(fields: dict[str, Any], where: str) -> ModelConfig:
             f"{where}: hidden_size {values['hidden_size']} is not divisible by "
             f"num_attention_heads {values['num_heads']}; copy the model again"
         )
-    return ModelConfig(**values)
+    tied = fields.get("tie_word_embeddings", True)
+    if not isinstance(tied, bool):
+        raise InputError(f"{where}: tie_word_embeddings is {tied!r}; it must be true or false")
+    return ModelConfig(**values, tie_word_embeddings=tied)
 
 
 BERT = Family(

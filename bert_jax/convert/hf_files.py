@@ -1,6 +1,6 @@
-"""The files of a Hugging Face model directory: config.json, and tensors in a safetensors file or several with an index.
+"""The files of a Hugging Face model directory: config.json, and tensors in a file or several with an index.
 
-Nothing here runs code from the directory: no pickle, no torch, no remote code.
+Nothing here runs code from the directory: of pickles only weights are read, and remote code is refused.
 """
 
 import contextlib
@@ -14,11 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bert_jax.checkpoint import read_json
+from bert_jax.convert.torch_files import TorchFile
 from data_prep.errors import InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+TORCH_FILE = "pytorch_model.bin"
+_KINDS_OF_FILES = (WEIGHTS_FILE, TORCH_FILE)  # in the order in which they are looked for
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -76,7 +78,7 @@ def open_tensors(directory: Path, prefix: str, renamed: Mapping[str, str]) -> It
     """The tensors of a directory, under the names of a model with heads.
 
     Args:
-      directory: with model.safetensors, or an index and its shards.
+      directory: with model.safetensors or pytorch_model.bin, or an index of either and its shards.
       prefix: put in front of all names where none has it (a bare encoder's).
       renamed: old endings of names to new ones.
 
@@ -87,10 +89,10 @@ def open_tensors(directory: Path, prefix: str, renamed: Mapping[str, str]) -> It
         stored: dict[str, tuple[Any, str, Path]] = {}
         for path in _weight_files(directory):
             try:
-                file = stack.enter_context(safe_open(path, "np"))
+                file = TorchFile(path) if path.suffix == ".bin" else stack.enter_context(safe_open(path, "np"))
                 stored |= {name: (file, name, path) for name in file.keys()}  # noqa: SIM118 (the handle is no mapping)
             except FileNotFoundError:
-                raise InputError(f"{path} does not exist, though {INDEX_FILE} names it; copy the model again") from None
+                raise InputError(f"{path} does not exist, though the index names it; copy the model again") from None
             except (SafetensorError, OSError) as error:
                 raise InputError(f"{path} is damaged ({error}); copy the model again") from None
         bare = not any(name.startswith(prefix) for name in stored)
@@ -106,23 +108,24 @@ def _today(name: str, prefix: str, renamed: Mapping[str, str]) -> str:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    if (directory / WEIGHTS_FILE).exists():
-        return [directory / WEIGHTS_FILE]
-    if (directory / INDEX_FILE).exists():
-        shards = read_json(directory / INDEX_FILE).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise InputError(f"{directory / INDEX_FILE} has no weight_map; copy the model again")
-        names = sorted({str(name) for name in shards.values()})
-        for name in names:
-            if Path(name).name != name:
-                raise InputError(f"{directory / INDEX_FILE} names {name!r}, which lies elsewhere; copy the model again")
-        return [directory / name for name in names]
-    if (directory / "pytorch_model.bin").exists():
-        raise InputError(
-            f"{directory} holds pytorch_model.bin only, whose format can run code; save the model as safetensors "
-            "with transformers first"
-        )
+    for file in _KINDS_OF_FILES:
+        index = directory / f"{file}.index.json"
+        if (directory / file).exists():
+            return [directory / file]
+        if index.exists():
+            return _shards(index)
     raise InputError(f"{directory} holds no {WEIGHTS_FILE}; is it a Hugging Face model directory?")
+
+
+def _shards(index: Path) -> list[Path]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise InputError(f"{index} has no weight_map; copy the model again")
+    names = sorted({str(name) for name in shards.values()})
+    for name in names:
+        if Path(name).name != name:
+            raise InputError(f"{index} names {name!r}, which lies elsewhere; copy the model again")
+    return [index.parent / name for name in names]
 
 
 def write_directory(directory: Path, fields: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> None:

@@ -140,13 +140,16 @@ def _read_params(
 ) -> Params:
     rows = list(family.rows(shapes))
     there, expected = set(tensors.names()), {name for row, _ in rows for name in row.names(config.num_layers)}
-    missing = expected - there
+    # Of an untied model a copy may differ, and then it is the copy that is in use.
+    untied = {} if config.tie_word_embeddings else family.copies(expected)
+    source = {original: copy for copy, original in untied.items() if copy in there}
+    missing = expected - there - source.keys()
     fresh = [head for head in _HEADS if head in shapes and _names(rows, head, config) <= missing]
     for head in fresh:
         missing -= _names(rows, head, config)
     if missing:
         raise InputError(f"{directory} lacks {_listed(missing)}; the model is incomplete")
-    _account_for(family, there - expected, tensors, directory)
+    _account_for(family, there - expected, source, tensors, directory)
     for head in fresh:
         print(f"{directory} has no {head} head ({_listed(_names(rows, head, config))}): started fresh", file=sys.stderr)
 
@@ -156,7 +159,7 @@ def _read_params(
             continue
         array = np.zeros(leaf.shape, np.float32)
         for part, name in zip(array if row.stacked else [array], row.names(config.num_layers), strict=True):
-            shape = row.shape(part.shape, config.vocab_size)
+            name, shape = source.get(name, name), row.shape(part.shape, config.vocab_size)
             if tensors.shape(name) != shape:
                 raise InputError(
                     f"{directory}: tensor {name} has shape {tensors.shape(name)}; {CONFIG_FILE} asks for {shape}"
@@ -178,13 +181,26 @@ def fresh_parts(config: ModelConfig, objective: str, parts: Sequence[str], seed:
     return jax.tree.map(np.asarray, jax.jit(draw)())
 
 
-def _account_for(family: Family, extra: set[str], tensors: Tensors, directory: Path) -> None:
-    """Every tensor without a row is a copy, a counter, or named on stderr."""
+def _account_for(family: Family, extra: set[str], source: dict[str, str], tensors: Tensors, directory: Path) -> None:
+    """Every tensor without a row is a copy, a counter, or named on stderr.
+
+    Args:
+      extra: names of those tensors.
+      source: name of a tensor with a row to that of the copy which is read in its place.
+    """
     for copy, original in family.tied.items():
-        if copy in extra and original in tensors.names():
-            if not np.array_equal(tensors.read(copy), tensors.read(original)):
-                raise InputError(f"{directory}: {copy} differs from {original}; an untied decoder is not supported")
-            extra = extra - {copy}
+        if copy not in extra or original not in tensors.names():
+            continue
+        extra = extra - {copy}
+        if np.array_equal(tensors.read(copy), tensors.read(original)):
+            continue
+        if source.get(original) != copy:
+            raise InputError(
+                f"{directory}: {copy} differs from {original}, and {CONFIG_FILE} says they are tied; if they are not, "
+                "set tie_word_embeddings to false there"
+            )
+        extra = extra | {original}
+    extra = extra - set(source.values())
     if family.position_ids in extra and tensors.counts_up(family.position_ids):
         extra = extra - {family.position_ids}
     if extra:

@@ -25,6 +25,7 @@ _SIZES = (
     "max_position_embeddings",
     "type_vocab_size",
     "layer_norm_eps",
+    "tie_word_embeddings",
 )
 
 

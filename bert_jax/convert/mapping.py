@@ -82,7 +82,7 @@ class Family:
       architectures: their class to our objective (or task).
       bare: the class of the encoder without heads.
       table: the mapping.
-      tied: names that are copies of another tensor where they are present.
+      tied: names that are copies of another tensor where they are present; of an untied model its own.
       position_ids: name of a buffer that counts up and is not learned.
       renamed: endings of old tensor names to those of today.
       config_to_hf, config_from_hf: between our config and their config.json's fields.
@@ -102,6 +102,11 @@ class Family:
     def architecture(self, objective: str) -> str:
         """Their class for an objective or task."""
         return next(name for name, ours in self.architectures.items() if ours == objective and name != self.bare)
+
+    def copies(self, tensors: Iterable[str]) -> dict[str, str]:
+        """Those of `tied` that have no row of the table: of an untied model, what is written twice."""
+        own = {row.theirs for row in self.table}
+        return {copy: original for copy, original in self.tied.items() if copy not in own and original in tensors}
 
     def rows(self, tree: Params) -> Iterator[tuple[Row, Any]]:
         """Every leaf of the tree with its row of the table.
@@ -144,4 +149,7 @@ def to_tensors(family: Family, config: ModelConfig, params: Params) -> dict[str,
         parts = array if row.stacked else [array]
         for name, part in zip(row.names(config.num_layers), parts, strict=True):
             tensors[name] = row.to_theirs(part, config.vocab_size)
+    if not config.tie_word_embeddings:
+        # transformers gives an untied decoder a bias of its own, which is the one in use, and keeps the other.
+        tensors |= {copy: tensors[original].copy() for copy, original in family.copies(tensors).items()}
     return tensors

@@ -99,8 +99,11 @@ def _predictions(t: _Tensors, config: dict, hidden: Array) -> Array:
     size, head = config["hidden_size"], "cls.predictions"
     x = _ACTIVATIONS[config["hidden_act"]](t.dense(hidden, f"{head}.transform.dense", size))
     x = t.norm(x, f"{head}.transform.LayerNorm", config["layer_norm_eps"])
-    decoder = t("bert.embeddings.word_embeddings.weight", config["vocab_size"], size)
-    return x @ decoder.T + t(f"{head}.bias", config["vocab_size"])
+    vocab = config["vocab_size"]
+    bias = t(f"{head}.bias", vocab)
+    if config["tie_word_embeddings"]:
+        return x @ t("bert.embeddings.word_embeddings.weight", vocab, size).T + bias
+    return x @ t(f"{head}.decoder.weight", vocab, size).T + t(f"{head}.decoder.bias", vocab)
 
 
 def forward(directory: str | Path, inputs: Mapping[str, Array]) -> dict[str, Array]:

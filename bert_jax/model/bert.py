@@ -33,17 +33,20 @@ Params = dict[str, Any]
 PADDED_LOGIT = -1e9  # far below any logit, so exp(it - max) is exactly 0, and far from overflow
 
 
+def _table(size: int, used: int, features: int, axes: tuple[str, str], rngs: nnx.Rngs) -> nnx.Param:
+    def initializer(key, shape, dtype):
+        return jnp.where(jnp.arange(size)[:, None] < used, NORMAL(key, shape, dtype), 0.0)
+
+    return parameter(rngs, initializer, (size, features), axes)
+
+
 class Embedding(nnx.Module):
     """A table of vectors; rows from `used` on are padding, zero at first."""
 
     def __init__(self, size: int, used: int, features: int, axes: tuple[str, str], rngs: nnx.Rngs):
         """Declares a [size, features] table."""
-
-        def initializer(key, shape, dtype):
-            return jnp.where(jnp.arange(size)[:, None] < used, NORMAL(key, shape, dtype), 0.0)
-
         self.axes = axes
-        self.embedding = parameter(rngs, initializer, (size, features), axes)
+        self.embedding = _table(size, used, features, axes, rngs)
 
     def __call__(self, ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         return jnp.take(in_use(self.embedding, self.axes, jnp.float32), ids, axis=0, mode="clip")
@@ -75,34 +78,39 @@ class Embeddings(nnx.Module):
 
 
 class MlmHead(nnx.Module):
-    """Transform and norm; the decoder's weight is the word embedding, its bias is here."""
+    """Transform, norm, decoder; the decoder's weight is the word embedding, unless it is untied."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        """Declares the transform and the decoder's bias."""
-        size, vocab = config.hidden_size, config.padded_vocab_size
+        """Declares the transform and what the decoder has of its own."""
+        size = config.hidden_size
         self.transform = Dense(
             "BPD,DE->BPE", (size, size), ("embed", "embed_out"), ("embed_vector",), config.dtype, rngs
         )
         self.norm = LayerNorm(size, config.layer_norm_eps, config.dtype, rngs)
         self.dtype = jnp.dtype(config.dtype)
-        self.decoder = DecoderBias(vocab, config.vocab_size, rngs)
+        self.decoder = Decoder(config, rngs)
 
-    def __call__(self, hidden: Float[Array, "B P D"], table: Float[Array, "V D"]) -> Float[Array, "B P V"]:
-        """Logits against every row of the word table."""
+    def __call__(self, hidden: Float[Array, "B P D"], words: Float[Array, "V D"]) -> Float[Array, "B P V"]:
+        """Logits against every row of the word embedding `words`, or of the decoder's own table where it has one."""
         transformed = self.norm(gelu(self.transform(hidden)))
+        table = words if self.decoder.embedding is None else jnp.asarray(self.decoder.embedding[...])
         logits = product("BPD,VD->BPV", self.dtype, ("vocab", "embed"), transformed, table)
-        return logits + self.decoder()
+        return logits + self.decoder.bias_in_use()
 
 
-class DecoderBias(nnx.Module):
-    """One number a word; padding rows get one so low that they never win and add nothing to the softmax."""
+class Decoder(nnx.Module):
+    """A bias a word, and a vector a word where it is untied from the word embedding."""
 
-    def __init__(self, size: int, used: int, rngs: nnx.Rngs):
-        """Declares the bias."""
-        self.used = used
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        """Declares the bias and, where it is untied, the table."""
+        self.used, size = config.vocab_size, config.padded_vocab_size
         self.bias = parameter(rngs, ZEROS, (size,), ("vocab_vector",))
+        axes = ("vocab", "embed")
+        tied = config.tie_word_embeddings
+        self.embedding = None if tied else _table(size, self.used, config.hidden_size, axes, rngs)
 
-    def __call__(self) -> Float[Array, " V"]:
+    def bias_in_use(self) -> Float[Array, " V"]:
+        """Padding rows get a bias so low that they never win and add nothing to the softmax."""
         bias = in_use(self.bias, ("vocab_vector",), jnp.float32)
         return jnp.where(jnp.arange(bias.shape[0]) < self.used, bias, PADDED_LOGIT)
 

@@ -97,6 +97,15 @@ def test_dropped_bias(model, tmp_path, monkeypatch, ours):
     refuse(model, tmp_path)
 
 
+@pytest.mark.parametrize("ours", ["mlm/decoder/embedding", "mlm/decoder/bias"])
+def test_untied_decoder_that_is_lost(tmp_path, monkeypatch, ours):
+    model = save(tmp_path, "nsp", fresh=True, tie_word_embeddings=False)
+    break_tensor(monkeypatch, ours, np.zeros_like)
+    with pytest.raises(ConversionMismatch):
+        to_hf(model, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
 def test_missing_tensor(model, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "to_tensors", without("bert.encoder.layer.1.attention.self.key.bias"))
     assert "bert.encoder.layer.1.attention.self.key.bias is missing" in refuse(model, tmp_path)

@@ -15,7 +15,7 @@ from small_bert import model_config, random_params
 
 from bert_jax import checkpoint
 from bert_jax.config import Config, DataConfig, ModelConfig
-from bert_jax.convert import from_hf, open_model, to_hf
+from bert_jax.convert import from_hf, open_model, to_hf, torch_files
 from bert_jax.convert.bert import BERT
 from bert_jax.convert.hf_files import write_directory
 from bert_jax.convert.importing import read_hf
@@ -75,18 +75,21 @@ def test_round_trip_bit_for_bit(hf, tmp_path):
 @given(
     vocab=st.integers(5, 300),
     layers=st.integers(1, 3),
-    heads=st.integers(1, 5),
+    heads=st.integers(1, 16),
     head=st.integers(1, 4),
     types=st.integers(1, 3),
     objective=st.sampled_from(["nsp", "mlm"]),
+    tied=st.booleans(),
 )
-def test_any_shape_comes_back(tmp_path_factory, vocab, layers, heads, head, types, objective):
+def test_any_shape_comes_back(tmp_path_factory, vocab, layers, heads, head, types, objective, tied):
     config = model_config(
-        vocab_size=vocab, num_layers=layers, num_heads=heads, hidden_size=heads * head, type_vocab_size=types
-    )
+        vocab_size=vocab, num_layers=layers, num_heads=heads, hidden_size=heads * head, type_vocab_size=types,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
     params = random_params(config, objective)
     params["embeddings"]["word"]["embedding"][vocab:] = 0.0
-    params["mlm"]["decoder"]["bias"][vocab:] = 0.0
+    for table in params["mlm"]["decoder"].values():
+        table[vocab:] = 0.0
     directory = tmp_path_factory.mktemp("shape")
     fields = BERT.config_to_hf(config) | {"architectures": [BERT.architecture(objective)]}
     write_directory(directory, fields, to_tensors(BERT, config, params))
@@ -156,6 +159,31 @@ def test_old_names_copies_and_half_precision(hf, capsys):
         whole = read_hf(hf)
 
 
+def test_untied_decoder(tmp_path, capsys):
+    model = save(tmp_path, "nsp", tie_word_embeddings=False)
+    to_hf(model, tmp_path / "hf")
+    tensors, saved = load_file(tmp_path / "hf" / "model.safetensors"), checkpoint.load_model(model)
+    decoder = saved.params["mlm"]["decoder"]
+    np.testing.assert_array_equal(tensors["cls.predictions.decoder.weight"], decoder["embedding"][:27])
+    assert not np.array_equal(tensors["cls.predictions.decoder.weight"], tensors[WORD])
+    for name in ("cls.predictions.decoder.bias", "cls.predictions.bias"):
+        np.testing.assert_array_equal(tensors[name], decoder["bias"][:27])
+
+    from_hf(tmp_path / "hf", tmp_path / "ours")
+    assert capsys.readouterr().err == ""
+    to_hf(tmp_path / "ours", tmp_path / "again")
+    same(tensors, load_file(tmp_path / "again" / "model.safetensors"))
+
+    # transformers trains the decoder's own bias and leaves the other as it was
+    change(tmp_path / "hf", lambda tensors: tensors["cls.predictions.bias"].fill(0.0))
+    read = read_hf(tmp_path / "hf")
+    np.testing.assert_array_equal(read.params["mlm"]["decoder"]["bias"][:27], decoder["bias"][:27])
+    assert "belongs to nothing here: cls.predictions.bias" in capsys.readouterr().err
+    change(tmp_path / "hf", lambda tensors: tensors.pop("cls.predictions.bias"))
+    same_trees(read_hf(tmp_path / "hf").params, read.params)
+    assert capsys.readouterr().err == ""
+
+
 def test_unexpected_tensors_are_named(hf, capsys):
     change(hf, lambda tensors: tensors.update({"bert.adapter.weight": np.ones(3, np.float32)}))
     read_hf(hf)
@@ -186,7 +214,9 @@ def test_masked_model_that_carries_both_heads_keeps_them(hf):
         (lambda t: t.update({WORD: t[WORD].astype(np.int32)}), {}, "of type I32"),
         (lambda t: t[WORD].fill(np.nan), {}, "holds NaN"),
         (lambda t: t[WORD].fill(np.inf), {}, "holds NaN or infinity"),
-        (lambda t: t.update({"cls.predictions.decoder.weight": t[WORD] + 1}), {}, "untied decoder"),
+        (lambda t: t.update({"cls.predictions.decoder.weight": t[WORD] + 1}), {}, "says they are tied"),
+        (None, {"tie_word_embeddings": 1}, "must be true or false"),
+        (None, {"tie_word_embeddings": False}, "lacks cls.predictions.decoder.weight"),
     ],
 )
 def test_bad_models(hf, tmp_path, tensors, fields, message):
@@ -205,7 +235,7 @@ def test_truncated_weights(hf, kept):
         read_hf(hf)
 
 
-def test_other_bad_directories(hf, tmp_path):
+def test_other_bad_directories(hf, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="does not exist"):
         open_model(tmp_path / "nowhere")
     with pytest.raises(InputError, match="has no steps"):
@@ -214,7 +244,8 @@ def test_other_bad_directories(hf, tmp_path):
     with pytest.raises(InputError, match="exists already"):
         from_hf(hf, tmp_path / "there")
     (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
-    with pytest.raises(InputError, match="can run code"):
+    monkeypatch.setattr(torch_files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"PyTorch, which is not installed: pip install 'bert-jax\[hf\]'"):
         read_hf(hf)
     (hf / "pytorch_model.bin").unlink()
     with pytest.raises(InputError, match="holds no model"):

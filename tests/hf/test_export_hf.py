@@ -7,11 +7,13 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 from saved_models import save
 
 from bert_jax.convert import from_hf, to_hf
 from bert_jax.fill_mask import fill_mask
 from bert_jax.finetune.predict import predict
+from data_prep.errors import InputError
 from data_prep.tokenizer import load_tokenizer
 
 LOADERS = {
@@ -93,21 +95,37 @@ def test_fill_mask_pipeline_gives_what_fill_mask_gives(tmp_path):
         )
 
 
+def test_untied_decoder(tmp_path):
+    to_hf(save(tmp_path, "nsp", tie_word_embeddings=False), tmp_path / "hf")
+    model = load_whole(transformers.AutoModelForPreTraining, tmp_path / "hf")
+    assert model.cls.predictions.decoder.weight is not model.bert.embeddings.word_embeddings.weight
+    assert_probe_agrees(model, tmp_path / "hf")
+
+
+FILES = {"whole": {}, "shards": {"max_shard_size": "5KB"}, "untied": {}, "pickle": {}, "old pickle": {}}
+
+
 @pytest.mark.parametrize("kind", ["BertForPreTraining", "BertForMaskedLM", "BertForSequenceClassification"])
-@pytest.mark.parametrize("shards", [False, True])
-def test_theirs_ours_theirs_bit_for_bit(tmp_path, kind, shards):
+@pytest.mark.parametrize("files", FILES)
+def test_theirs_ours_theirs_bit_for_bit(tmp_path, kind, files):
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=27, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
-        max_position_embeddings=32, num_labels=3, layer_norm_eps=3e-7,
+        max_position_embeddings=32, num_labels=3, layer_norm_eps=3e-7, tie_word_embeddings=files != "untied",
     )  # fmt: skip
     model = getattr(transformers, kind)(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
+    if files == "untied" and hasattr(model, "cls"):  # of the two the decoder's own is used, and ours keeps one
+        model.cls.predictions.bias.data.copy_(model.cls.predictions.decoder.bias.data)
     save(tmp_path, "mlm")  # for its tokenizer
     load_tokenizer(tmp_path / "words").save(tmp_path / "theirs")
-    model.save_pretrained(tmp_path / "theirs", **({"max_shard_size": "5KB"} if shards else {}))
-    assert (tmp_path / "theirs" / "model.safetensors").exists() != shards
+    model.save_pretrained(tmp_path / "theirs", **FILES[files])
+    assert (tmp_path / "theirs" / "model.safetensors").exists() != (files == "shards")
+    if files.endswith("pickle"):
+        (tmp_path / "theirs" / "model.safetensors").unlink()
+        weights = tmp_path / "theirs" / "pytorch_model.bin"
+        torch.save(model.state_dict(), weights, _use_new_zipfile_serialization=files == "pickle")
     from_hf(tmp_path / "theirs", tmp_path / "ours")
     to_hf(tmp_path / "ours", tmp_path / "again")
     again = load_whole(getattr(transformers, kind), tmp_path / "again")
@@ -134,3 +152,41 @@ def test_real_weights_come_back(tmp_path):
     texts = ["Ein Satz, two sentences. 三句话。", "naïve café №5 [MASK]!"]
     theirs = transformers.AutoTokenizer.from_pretrained(source)(texts, truncation=True)["input_ids"]
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(texts)["input_ids"] == theirs
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("code of the file ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda: {"bert.pooler.dense.bias": Hostile()}, "holds more than weights"),
+        (lambda: [torch.zeros(3)], "holds more than named tensors"),
+        (lambda: {"bert.pooler.dense.bias": torch.zeros(3, dtype=torch.int32)}, "lacks"),
+        (None, "is damaged"),
+    ],
+)
+def test_bad_pickles(tmp_path, capsys, content, message):
+    to_hf(save(tmp_path, "nsp"), tmp_path / "hf")
+    weights = tmp_path / "hf" / "pytorch_model.bin"
+    torch.save(content() if content else {"a": torch.zeros(3)}, weights)
+    if content is None:
+        weights.write_bytes(weights.read_bytes()[:-50])
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=message):
+        from_hf(tmp_path / "hf", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists() and "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_pickles(tmp_path, kind):
+    to_hf(save(tmp_path, "nsp"), tmp_path / "hf")
+    tensors = load_torch(tmp_path / "hf" / "model.safetensors")
+    torch.save({name: tensor.to(kind) for name, tensor in tensors.items()}, tmp_path / "hf" / "pytorch_model.bin")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    from_hf(tmp_path / "hf", tmp_path / "ours")
+    to_hf(tmp_path / "ours", tmp_path / "again")
+    for name, tensor in load_torch(tmp_path / "again" / "model.safetensors").items():
+        assert torch.equal(tensor, tensors[name].to(kind).float()), name
