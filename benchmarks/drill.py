@@ -95,7 +95,7 @@ class Drill:
         row.tried += tried
         if survived:
             row.survived += tried
-            row.equal += tried * in_a_fork(lambda: runs.same_to_the_last_bit(other or self.whole, workdir))
+            row.equal += tried * in_a_fork(lambda: same(other or self.whole, workdir))
         print(f"{name}: {row}", file=sys.stderr, flush=True)
         shutil.rmtree(workdir, ignore_errors=True)
 
@@ -180,6 +180,14 @@ class Drill:
         survived = [runs.finish(host)[0] for host in hosts] == [75, 75]
         again = [runs.finish(host)[0] for host in runs.start_hosts(2, self.recipe, workdir, *limits)]
         self.note(name, 1, survived and again == [0, 0], workdir, reference)
+
+
+def same(one: Path, two: Path) -> bool:
+    """Whether two runs are the same to the last bit; where they are not, what differs goes to stderr."""
+    found = runs.difference(one, two)
+    if found:
+        print(found, file=sys.stderr, flush=True)
+    return found is None
 
 
 def in_a_fork(question: Callable[[], bool]) -> bool:

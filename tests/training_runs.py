@@ -1,5 +1,6 @@
 """Runs of the real command in processes of their own, on a tiny corpus, and what to compare of them."""
 
+import itertools
 import json
 import os
 import socket
@@ -149,10 +150,20 @@ def numbers(workdir: Path) -> list[dict]:
     ]
 
 
+def difference(one: Path, two: Path) -> str | None:
+    """The first thing in which the metrics of two runs, times aside, or their last parameters differ; None for none."""
+    for left, right in itertools.zip_longest(numbers(one), numbers(two)):
+        if left != right:
+            return f"metrics: {left}, {right}"
+    left, right = (checkpoint.load_model(run).params for run in (one, two))
+    same = jax.tree.map(np.array_equal, left, right)
+    changed = [jax.tree_util.keystr(path) for path, equal in jax.tree_util.tree_leaves_with_path(same) if not equal]
+    return f"parameters: {', '.join(changed)}" if changed else None
+
+
 def same_to_the_last_bit(one: Path, two: Path) -> bool:
     """Whether two runs have the same metrics, times aside, and the same parameters at the end."""
-    left, right = (checkpoint.load_model(run).params for run in (one, two))
-    return numbers(one) == numbers(two) and jax.tree.all(jax.tree.map(np.array_equal, left, right))
+    return difference(one, two) is None
 
 
 def card(workdir: Path) -> dict:
