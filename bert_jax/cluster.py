@@ -12,14 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from bert_jax.supervisor import one_of_several
+from bert_jax.supervisor import STOPPED, one_of_several
 from data_prep.errors import InputError
 
 # What jax, Gloo and Orbax say when another process cannot be reached any more.
 _PEER_LOST = re.compile(
     r"gloo|peer|connection|heartbeat|coordination|barrier|unavailable|deadline.exceeded|nccl|timed out", re.IGNORECASE
 )
-STOPPED = 75
 
 
 def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None:

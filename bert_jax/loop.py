@@ -24,13 +24,14 @@ from bert_jax.reporting import Reporter, Rows, rows_as_text
 from bert_jax.run_checkpoints import Checkpoints
 from bert_jax.sharding import batch_sharding
 from bert_jax.stopping import StopSignal
+from bert_jax.supervisor import STOPPED
 from bert_jax.train_state import TrainState
 from bert_jax.train_step import make_train_step
 from bert_jax.watchdog import Watchdog
 from data_prep.corpus import Corpus
 from data_prep.tokenizer import Tokenizer
 
-DONE, DIVERGED, STOPPED = 0, 3, 75
+DONE, DIVERGED = 0, 3
 
 
 class Programs:

@@ -24,7 +24,7 @@ from bert_jax.convert.initialise import initial_params
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora
 from bert_jax.ledger import Ledger
-from bert_jax.loop import DIVERGED, DONE, STOPPED, Programs, train
+from bert_jax.loop import DIVERGED, DONE, Programs, train
 from bert_jax.metrics import duration
 from bert_jax.reporting import Reporter, say
 from bert_jax.run_checkpoints import Checkpoints, DiskFull
@@ -32,6 +32,7 @@ from bert_jax.run_directory import RunCard, check_same_run, prepare
 from bert_jax.run_store import RunStore, StoreRefused, naming
 from bert_jax.sharding import check_mesh, make_mesh, state_shardings
 from bert_jax.stopping import StopSignal
+from bert_jax.supervisor import STOPPED
 from bert_jax.train_state import TrainState, abstract_state, create_state
 from bert_jax.watchdog import Watchdog
 from data_prep.corpus import Corpus

@@ -6,8 +6,8 @@ import threading
 import time
 
 from bert_jax.config import WatchdogConfig
+from bert_jax.supervisor import STOPPED
 
-STOPPED = 75
 _COMPILING = 5.0  # compiling and loading take that many times as long before anybody worries
 _SLOW_STAGES = ("start", "compile")
 
