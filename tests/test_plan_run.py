@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.plan_run import _times, bytes_wanted, program_cycles
+from bert_jax.compiled_step import bytes_wanted
+from bert_jax.plan_run import _times
+from bert_jax.program_cycles import program_cycles
 from bert_jax.topology import parse_topology
 
 ROOT = Path(__file__).resolve().parents[1]
