@@ -170,6 +170,15 @@ def _plan(options: argparse.Namespace) -> None:
         TPU_ACCELERATOR_TYPE=topology.accelerator_type,
         TPU_WORKER_HOSTNAMES="localhost",
     )
+    if options.sweep:
+        if options.dump:
+            raise InputError("--sweep plans many programs and --dump writes one's; plan the chosen row with --dump")
+        from bert_jax.plan_sweep import sweep, table
+
+        told = sweep(config, topology, options.price)
+        print(table(told["rows"]), file=sys.stderr)
+        _print_json(told)
+        return
     from bert_jax.plan_run import plan_run
 
     dump = Path(options.dump) if options.dump else None

@@ -133,7 +133,8 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--config", required=True, help="recipe; fields are overridden by --config.a.b=value")
     plan.add_argument("--device", required=True, metavar="HARDWARE", help="such as v5e:16x16 or v4:4x4x8")
     plan.add_argument("--price", type=float, metavar="DOLLARS", help="of a chip-hour; a list price unless given")
-    plan.add_argument("--dump", metavar="DIR", help="write the optimised programs' text there")
+    plan.add_argument("--dump", metavar="DIR", help="write the optimised programs' text and memory there")
+    plan.add_argument("--sweep", action="store_true", help="over batch, remat and mesh; a table, the best first")
 
     inspect = add("inspect", "Show the batches of some steps as the model sees them.", "inspect runs/tiny --step 100")
     inspect.add_argument("workdir", nargs="?", help="run directory or its URL (or give --config)")

@@ -1,22 +1,27 @@
 """A run planned for hardware that is not here: the real step compiled ahead of time, its memory, time and cost.
 
 libtpu compiles for TPUs without having any. Memory is the compiler's own account. Time is the sum of the cycles that
-the compiler estimates for every operation, a loop's body counted once for each trip: what a device computes and copies.
-Communication that does not hide behind it, and the host, come on top, so take it for a lower bound.
+the compiler estimates for every operation, a loop's body counted once for each trip, and what a rule of thumb gives for
+communication: what is started and waited for apart hides behind computing as far as it can, the rest comes on top. The
+host comes on top of that.
 """
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.experimental import topologies
 
-from bert_jax.compiled_step import compile_step
+from bert_jax.collectives import Collective, collectives, sent_by_kind
+from bert_jax.compiled_step import CompiledStep, compile_step
 from bert_jax.config import Config, max_predictions
 from bert_jax.data.plan import RowSettings
 from bert_jax.evaluate import open_corpora
 from bert_jax.metrics import peak_flops, step_flops
+from bert_jax.plan_advice import advice
 from bert_jax.program_cycles import program_cycles
 from bert_jax.sharding import check_mesh, make_mesh, mesh_sizes
 from bert_jax.topology import Topology
@@ -24,6 +29,11 @@ from data_prep.errors import InputError
 from data_prep.files import whole_file
 
 USUAL_VOCABULARY = 30_522  # BERT's, where neither recipe nor corpus says
+OPTIMISM = (
+    "an estimate: cycles by the compiler, communication by bytes over links, host time left out; "
+    "not compared with real devices"
+)
+TIMES = ("step_seconds", "tokens_per_second", "mfu", "hours", "cost", "communication_share")
 
 
 def plan_run(
@@ -35,48 +45,90 @@ def plan_run(
       config: the run's; without a vocabulary's size and a corpus, BERT's is taken.
       topology: the hardware.
       dollars: a chip-hour; the list price unless given.
-      dump: a directory for the optimised programs' text.
+      dump: a directory for the optimised programs' text and the account of their memory.
 
     Returns:
       fits, bytes_per_device (of the largest phase), step_seconds, tokens_per_second, mfu (each over the whole run),
-      hours, cost (dollars), and the same of each phase. Where a phase does not fit, times are null.
+      hours, cost (dollars), communication_share (of the time, had it nothing to hide behind), rows_per_second_per_host
+      (what the loader must give), advice (sentences), and of each phase the same with its memory by what holds it and
+      its collective operations. Where a phase does not fit, times are null.
 
     Raises:
       InputError: the recipe does not fit the mesh, or libtpu knows no such topology.
     """
-    config = _with_vocabulary(config)
-    mesh_sizes(config.mesh, topology.devices)
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
-    except Exception as error:  # whatever libtpu says
-        raise InputError(f"libtpu knows no {topology.name}: {str(error).splitlines()[0]}") from None
-    mesh = make_mesh(config.mesh, devices)
+    config = with_vocabulary(config)
+    mesh = make_mesh(config.mesh, absent_devices(config, topology))
     check_mesh(config, mesh)
     phases = []
-    for number, phase in enumerate(config.phases()):
+    for number in range(len(config.phases())):
         step = compile_step(config, number, mesh)
-        told: dict[str, Any] = {
-            "fits": step.text is not None and step.bytes_per_device <= topology.generation.memory,
-            "bytes_per_device": step.bytes_per_device,
-        }
-        if step.text is not None:
-            told["step_seconds"] = program_cycles(step.text) / topology.generation.hertz
-            if dump is not None:
-                dump.mkdir(parents=True, exist_ok=True)
-                with whole_file(dump / f"phase-{number}-seq-{phase.seq_len}.txt") as partial:
-                    partial.write_text(step.text)
-        settings = RowSettings.of(config.data, phase.seq_len)
-        slots = max_predictions(config.data, phase.seq_len)
-        flops = step_flops(config, phase.seq_len, phase.global_batch_size, slots, settings.max_examples)
-        tokens = phase.global_batch_size * phase.seq_len
-        phases.append({"steps": phase.num_steps, "flops": flops, "tokens": tokens, **told})
+        if dump is not None:
+            _dump(step, dump, f"phase-{number}-seq-{config.phases()[number].seq_len}")
+        phases.append(_phase(config, number, step, topology))
     fits = all(phase["fits"] for phase in phases)
     result = {"fits": fits, "bytes_per_device": max(phase["bytes_per_device"] for phase in phases)}
-    result |= _times(phases, topology, dollars) if fits else dict.fromkeys(_TIMES)
-    return result | {"device": topology.name, "phases": phases}
+    result |= _times(phases, topology, dollars) if fits else dict.fromkeys((*TIMES, "rows_per_second_per_host"))
+    result |= {"device": topology.name, "mesh": dict(mesh.shape), "note": OPTIMISM}
+    return result | {"advice": advice(config, topology, dict(mesh.shape), phases), "phases": phases}
 
 
-_TIMES = ("step_seconds", "tokens_per_second", "mfu", "hours", "cost")
+def absent_devices(config: Config, topology: Topology) -> list[jax.Device]:
+    """The devices of a topology, as its compiler describes them.
+
+    Raises:
+      InputError: the mesh takes another number of them, or libtpu knows no such topology.
+    """
+    mesh_sizes(config.mesh, topology.devices)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices)
+    except Exception as error:  # whatever libtpu says
+        raise InputError(f"libtpu knows no {topology.name}: {str(error).splitlines()[0]}") from None
+
+
+def with_vocabulary(config: Config) -> Config:
+    """The config with a vocabulary's size in it: its own, its corpus's, or BERT's."""
+    size = config.model.vocab_size
+    if not size and config.data.corpus:
+        size = open_corpora(config)[0].vocab_size
+    if not size:
+        size = USUAL_VOCABULARY
+        print(f"no corpus given: planning for a vocabulary of {size}", file=sys.stderr)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+
+
+def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) -> dict[str, Any]:
+    phase = config.phases()[number]
+    settings = RowSettings.of(config.data, phase.seq_len)
+    slots = max_predictions(config.data, phase.seq_len)
+    told: dict[str, Any] = {
+        "steps": phase.num_steps,
+        "seq_len": phase.seq_len,
+        "rows": phase.global_batch_size,
+        "flops": step_flops(config, phase.seq_len, phase.global_batch_size, slots, settings.max_examples),
+        "tokens": phase.global_batch_size * phase.seq_len,
+        "fits": step.text is not None and step.bytes_per_device <= topology.generation.memory,
+        "bytes_per_device": step.bytes_per_device,
+        "memory": step.memory,
+    }
+    if step.text is None:
+        return told
+    operations = collectives(step.text)
+    computing = program_cycles(step.text) / topology.generation.hertz
+    alone, hidden = communication_seconds(operations, topology)
+    return told | {
+        "step_seconds": alone + max(computing, hidden),
+        "computing_seconds": computing,
+        "communication_seconds": alone + hidden,
+        "collectives": sent_by_kind(operations),
+    }
+
+
+def communication_seconds(operations: list[Collective], topology: Topology) -> tuple[float, float]:
+    """How long a step's collective operations take on the rings of a topology: those that the device waits for, and
+    those that go on while it computes."""
+    seconds = [one.sent / topology.generation.ring for one in operations]
+    alone = sum(time for time, one in zip(seconds, operations, strict=True) if not one.overlaps)
+    return alone, sum(seconds) - alone
 
 
 def _times(phases: list[dict[str, Any]], topology: Topology, dollars: float | None) -> dict[str, float]:
@@ -87,20 +139,22 @@ def _times(phases: list[dict[str, Any]], topology: Topology, dollars: float | No
     peak = peak_flops(topology.generation.kind)
     assert peak is not None
     price = topology.generation.dollars if dollars is None else dollars
+    communicating = total("communication_seconds")
     return {
         "step_seconds": seconds / steps,
         "tokens_per_second": total("tokens") / seconds,
         "mfu": total("flops") / seconds / (peak * topology.devices),
         "hours": seconds / 3600,
         "cost": seconds / 3600 * topology.chips * price,
+        "communication_share": communicating / (communicating + total("computing_seconds")),
+        "rows_per_second_per_host": max(phase["rows"] / phase["step_seconds"] for phase in phases) / topology.hosts,
     }
 
 
-def _with_vocabulary(config: Config) -> Config:
-    size = config.model.vocab_size
-    if not size and config.data.corpus:
-        size = open_corpora(config)[0].vocab_size
-    if not size:
-        size = USUAL_VOCABULARY
-        print(f"no corpus given: planning for a vocabulary of {size}", file=sys.stderr)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+def _dump(step: CompiledStep, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / f"{name}-memory.json") as partial:
+        partial.write_text(json.dumps({"bytes_per_device": step.bytes_per_device, **step.memory}, indent=2) + "\n")
+    if step.text is not None:
+        with whole_file(folder / f"{name}.txt") as partial:
+            partial.write_text(step.text)

@@ -20,6 +20,9 @@ class Generation:
       memory: bytes a device, nearly all of which a program may have.
       dimensions: of a topology.
       hertz: of its clock, by which the compiler's cycles become seconds: peak FLOP/s over those of a cycle.
+      ring: bytes a second between neighbours along one dimension of the interconnect, both ways around together: the
+        published bidirectional bandwidth of a chip over twice its dimensions.
+      dcn: bytes a second of a chip's share of the data centre's network, one way.
       dollars: a chip-hour on demand in the cheapest region of the United States, from Google's list of prices of 2025;
         prices change, so look yours up.
     """
@@ -31,14 +34,16 @@ class Generation:
     memory: int
     dimensions: int
     hertz: float
+    ring: float
+    dcn: float
     dollars: float
 
 
 GENERATIONS = {
-    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 1.05e9, 3.22),
-    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.50e9, 1.20),
-    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 1.75e9, 4.20),
-    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 1.75e9, 2.70),
+    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 1.05e9, 100e9, 6.25e9, 3.22),
+    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.50e9, 100e9, 3.125e9, 1.20),
+    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 1.75e9, 200e9, 6.25e9, 4.20),
+    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 1.75e9, 200e9, 12.5e9, 2.70),
 }
 
 
@@ -54,6 +59,11 @@ class Topology:
     def chips(self) -> int:
         """How many."""
         return math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """How many there are at most: a host has four chips in the smallest machines that make up slices."""
+        return max(1, self.chips // 4)
 
     @property
     def devices(self) -> int:
