@@ -160,7 +160,8 @@ def _plan(options: argparse.Namespace) -> None:
     from bert_jax.config_file import load
     from bert_jax.topology import parse_topology
 
-    config, topology = load(options.config, options.overrides), parse_topology(options.device)
+    config = load(options.config, options.overrides)
+    topology = parse_topology(options.device, config.mesh.dcn)
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'")
     # Read when libtpu starts: it is not to look for chips, nor for a metadata server.

@@ -57,7 +57,8 @@ def plan_run(
       InputError: the recipe does not fit the mesh, or libtpu knows no such topology.
     """
     config = with_vocabulary(config)
-    mesh = make_mesh(config.mesh, absent_devices(config, topology))
+    mesh_sizes(config.mesh, topology.devices)
+    mesh = make_mesh(config.mesh, absent_devices(topology))
     check_mesh(config, mesh)
     phases = []
     for number in range(len(config.phases())):
@@ -72,15 +73,17 @@ def plan_run(
     return result | {"advice": advice(config, topology, dict(mesh.shape), phases), "phases": phases}
 
 
-def absent_devices(config: Config, topology: Topology) -> list[jax.Device]:
+def absent_devices(topology: Topology) -> list[jax.Device]:
     """The devices of a topology, as its compiler describes them.
 
     Raises:
-      InputError: the mesh takes another number of them, or libtpu knows no such topology.
+      InputError: libtpu knows no such topology.
     """
-    mesh_sizes(config.mesh, topology.devices)
+    options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    if topology.generation.cores > 1:
+        options["chip_config_name"] = "megacore"  # a chip's cores as one device, which is how jax sees it there
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices)
+        return list(topologies.get_topology_desc(topology.name, "tpu", **options).devices)
     except Exception as error:  # whatever libtpu says
         raise InputError(f"libtpu knows no {topology.name}: {str(error).splitlines()[0]}") from None
 
@@ -113,8 +116,9 @@ def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) 
     if step.text is None:
         return told
     operations = collectives(step.text)
-    computing = program_cycles(step.text) / topology.generation.hertz
+    computing = computing_seconds(step.text, topology)
     alone, hidden = communication_seconds(operations, topology)
+    alone += between_slices(step.memory["parameters"], topology)
     return told | {
         "step_seconds": alone + max(computing, hidden),
         "computing_seconds": computing,
@@ -123,12 +127,23 @@ def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) 
     }
 
 
+def computing_seconds(text: str, topology: Topology) -> float:
+    """How long a compiled step computes on a device of a topology, by the compiler's estimates."""
+    return program_cycles(text) / topology.generation.hertz
+
+
 def communication_seconds(operations: list[Collective], topology: Topology) -> tuple[float, float]:
-    """How long a step's collective operations take on the rings of a topology: those that the device waits for, and
-    those that go on while it computes."""
+    """How long a step's collective operations take on the rings of a slice: those that the device waits for, and those
+    that go on while it computes."""
     seconds = [one.sent / topology.generation.ring for one in operations]
     alone = sum(time for time, one in zip(seconds, operations, strict=True) if not one.overlaps)
     return alone, sum(seconds) - alone
+
+
+def between_slices(parameters: int, topology: Topology) -> float:
+    """Seconds in which the slices sum their gradients, each device those of the `parameters` (bytes) that it holds."""
+    share = (topology.slices - 1) / topology.slices
+    return 2 * share * parameters / topology.generation.dcn
 
 
 def _times(phases: list[dict[str, Any]], topology: Topology, dollars: float | None) -> dict[str, float]:

@@ -49,16 +49,17 @@ GENERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of some generation: `shape` chips along each dimension of the interconnect."""
+    """Slices of some generation: `shape` chips along each dimension of a slice's interconnect."""
 
     name: str
     generation: Generation
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def chips(self) -> int:
-        """How many."""
-        return math.prod(self.shape)
+        """How many in all slices."""
+        return self.slices * math.prod(self.shape)
 
     @property
     def hosts(self) -> int:
@@ -72,12 +73,12 @@ class Topology:
 
     @property
     def accelerator_type(self) -> str:
-        """As gcloud names the slice: v5litepod-256."""
-        return f"{self.generation.accelerator}-{self.chips * self.generation.cores}"
+        """As gcloud names a slice: v5litepod-256."""
+        return f"{self.generation.accelerator}-{math.prod(self.shape) * self.generation.cores}"
 
 
-def parse_topology(name: str) -> Topology:
-    """`v5e:16x16` or `v4:4x4x8` as a topology.
+def parse_topology(name: str, slices: int = 1) -> Topology:
+    """`v5e:16x16` or `v4:4x4x8` as a topology, of so many slices.
 
     Raises:
       InputError: an unknown generation, or no such form.
@@ -89,4 +90,4 @@ def parse_topology(name: str) -> Topology:
     if not re.fullmatch("x".join([r"[1-9]\d*"] * known.dimensions), shape):
         example = "x".join(["4"] * known.dimensions)
         raise InputError(f"{name!r} has no shape of {known.dimensions} dimensions; write {generation}:{example}")
-    return Topology(name, known, tuple(int(size) for size in shape.split("x")))
+    return Topology(name, known, tuple(int(size) for size in shape.split("x")), slices)
