@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from bert_jax.config import Config, max_predictions
+from bert_jax.config import Config, max_predictions, with_vocabulary
 from bert_jax.data.load import ROW_ARRAYS
 from bert_jax.data.plan import RowSettings
 from bert_jax.evaluate import open_corpora
@@ -107,7 +107,7 @@ def _with_vocabulary(config: Config) -> Config:
     if not size:
         size = USUAL_VOCABULARY
         print(f"no corpus given: planning for a vocabulary of {size}", file=sys.stderr)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    return dataclasses.replace(config, model=with_vocabulary(config.model, size, pad_id=1))
 
 
 def _lowered(config: Config, number: int, mesh: jax.sharding.Mesh) -> Any:
