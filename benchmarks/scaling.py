@@ -26,7 +26,7 @@ from bert_jax.collectives import collectives
 from bert_jax.compiled_step import compile_step
 from bert_jax.config import MeshConfig, PhaseConfig
 from bert_jax.config_file import load
-from bert_jax.plan_run import absent_devices, communication_seconds, computing_seconds, with_vocabulary
+from bert_jax.plan_run import absent_devices, communication_seconds, computing_seconds, planned_vocabulary
 from bert_jax.sharding import check_mesh, make_mesh
 from bert_jax.topology import parse_topology
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--mesh", choices=("data", "fsdp"), default="data")
     parser.add_argument("--chips", type=int, nargs="+", choices=SHAPES, default=list(SHAPES))
     options, overrides = parser.parse_known_args()
-    config = with_vocabulary(load(options.config, overrides))
+    config = planned_vocabulary(load(options.config, overrides))
     rows = []
     for chips in options.chips:
         mesh = MeshConfig(-1, 1, 1) if options.mesh == "data" else MeshConfig(1, -1, 1)

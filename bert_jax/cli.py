@@ -211,7 +211,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from bert_jax.convert import ConversionMismatch, from_hf, to_hf
+    from bert_jax.convert import ConversionMismatch, Form, from_hf, parse_size, to_hf
     from bert_jax.run_copy import local_run
 
     output = _on_disk(options.output)
@@ -219,9 +219,10 @@ def _convert(options: argparse.Namespace) -> int:
         with local_run(options.source) as source:
             from_hf(source, output)
         return 0
+    form = Form(options.dtype, parse_size(options.max_shard_size) if options.max_shard_size else None)
     try:
         with local_run(options.source, options.step) as source:
-            to_hf(source, output, step=options.step)
+            to_hf(source, output, options.step, form, options.license)
     except ConversionMismatch as error:
         return _fail(str(error), 1)
     return 0

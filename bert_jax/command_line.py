@@ -156,11 +156,18 @@ def build_parser() -> argparse.ArgumentParser:
     to_hf = ways.add_parser(
         "to-hf",
         help="a run to a Hugging Face directory, checked before it appears",
-        epilog="Example:\n  bert-jax convert to-hf runs/tiny hf",
+        epilog="Example:\n  bert-jax convert to-hf runs/tiny hf --license apache-2.0",
     )
     to_hf.add_argument("source", help="run (directory or URL), fine-tuned model, or what from-hf wrote")
     to_hf.add_argument("output")
     to_hf.add_argument("--step", type=int, help="checkpoint; the newest unless given")
+    to_hf.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights written")
+    to_hf.add_argument(
+        "--max-shard-size", metavar="SIZE", help="of a weights file, as 2GB or 500MB; one file unless given"
+    )
+    to_hf.add_argument(
+        "--license", metavar="NAME", help="for the model card, as apache-2.0; left to fill in unless given"
+    )
     from_hf = ways.add_parser(
         "from-hf",
         help="a Hugging Face BERT to a directory to start from",

@@ -17,7 +17,7 @@ from jax.experimental import topologies
 
 from bert_jax.collectives import Collective, collectives, sent_by_kind
 from bert_jax.compiled_step import CompiledStep, compile_step
-from bert_jax.config import Config, max_predictions
+from bert_jax.config import Config, max_predictions, with_vocabulary
 from bert_jax.data.plan import RowSettings
 from bert_jax.evaluate import open_corpora
 from bert_jax.metrics import peak_flops, step_flops
@@ -56,7 +56,7 @@ def plan_run(
     Raises:
       InputError: the recipe does not fit the mesh, or libtpu knows no such topology.
     """
-    config = with_vocabulary(config)
+    config = planned_vocabulary(config)
     mesh_sizes(config.mesh, topology.devices)
     mesh = make_mesh(config.mesh, absent_devices(topology))
     check_mesh(config, mesh)
@@ -88,7 +88,7 @@ def absent_devices(topology: Topology) -> list[jax.Device]:
         raise InputError(f"libtpu knows no {topology.name}: {str(error).splitlines()[0]}") from None
 
 
-def with_vocabulary(config: Config) -> Config:
+def planned_vocabulary(config: Config) -> Config:
     """The config with a vocabulary's size in it: its own, its corpus's, or BERT's."""
     size = config.model.vocab_size
     if not size and config.data.corpus:
@@ -96,7 +96,7 @@ def with_vocabulary(config: Config) -> Config:
     if not size:
         size = USUAL_VOCABULARY
         print(f"no corpus given: planning for a vocabulary of {size}", file=sys.stderr)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    return dataclasses.replace(config, model=with_vocabulary(config.model, size, pad_id=1))
 
 
 def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) -> dict[str, Any]:

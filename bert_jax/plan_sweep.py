@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bert_jax.config import Config, MeshConfig
-from bert_jax.plan_run import TIMES, plan_run, with_vocabulary
+from bert_jax.plan_run import TIMES, plan_run, planned_vocabulary
 from bert_jax.sharding import check_mesh_sizes, mesh_sizes
 from bert_jax.topology import Topology
 from data_prep.errors import InputError
@@ -27,7 +27,7 @@ def sweep(config: Config, topology: Topology, dollars: float | None = None) -> d
     Raises:
       InputError: no mesh of that hardware fits the recipe.
     """
-    config = with_vocabulary(config)
+    config = planned_vocabulary(config)
     rows: list[dict[str, Any]] = []
     meshes = list(candidate_meshes(config, topology.devices))
     for mesh in meshes:

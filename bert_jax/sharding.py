@@ -92,7 +92,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def _axes_by_path() -> dict[tuple[str, ...], tuple[str, ...]]:
     # Names do not depend on sizes, and the smallest model that has every parameter tells them all.
-    smallest = ModelConfig(vocab_size=1, hidden_size=1, num_layers=1, num_heads=1, intermediate_size=1)
+    smallest = ModelConfig(
+        vocab_size=1, hidden_size=1, embedding_size=2, num_layers=1, num_heads=1, intermediate_size=1,
+        tie_word_embeddings=False,
+    )  # fmt: skip
     leaves, _ = jax.tree_util.tree_flatten_with_path(
         logical_axes(smallest, "nsp"), is_leaf=lambda node: isinstance(node, tuple)
     )

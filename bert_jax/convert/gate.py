@@ -16,12 +16,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 
 from bert_jax.checkpoint import SavedModel
 from bert_jax.config import ModelConfig
 from bert_jax.convert.families import FAMILIES
-from bert_jax.convert.hf_files import WEIGHTS_FILE
+from bert_jax.convert.hf_files import open_tensors
 from bert_jax.convert.mapping import Params, leaves, nest
 from bert_jax.convert.reference import InconsistentFiles, forward
 from bert_jax.model.bert import bind
@@ -31,6 +30,8 @@ ABSOLUTE, RELATIVE = 2e-5, 1e-5  # of the largest logit
 _ROWS, _LENGTH = 4, 16
 _STAND_IN_ROWS, _STAND_IN_LENGTH = 2, 48
 _NARROW = 0.003
+
+_A_TOKEN = ("prediction_logits", "start_logits", "end_logits")  # outputs for each position, as are `logits` [B,S,V]
 
 Probe = dict[str, np.ndarray]
 
@@ -115,7 +116,8 @@ def check(directory: Path, model: SavedModel, inputs: Probe) -> dict[str, np.nda
         theirs = computed[name]
         if theirs.shape != ours.shape:
             raise ConversionMismatch(f"{name} has shape {theirs.shape} from the files; the model's is {ours.shape}")
-        compared = np.ones(ours.shape[:1], bool) if ours.ndim == 2 else inputs["attention_mask"] > 0
+        of_tokens = ours.ndim == 3 or name in _A_TOKEN
+        compared = inputs["attention_mask"] > 0 if of_tokens else np.ones(ours.shape[:1], bool)
         largest = float(np.abs(theirs[compared]).max())
         difference = float(np.abs(theirs[compared] - ours[compared]).max())
         allowed = ABSOLUTE + RELATIVE * largest
@@ -141,16 +143,19 @@ def stand_in(model: SavedModel, narrow: bool, seed: int = 0) -> SavedModel:
     size = _NARROW if narrow else 1.0
     weight = model.config.hidden_size**-0.5
 
-    def numbers(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    def numbers(path: str, shape: tuple[int, ...]) -> jax.Array:
         values = draw.standard_normal(shape, np.float32)
         if path.endswith("/embedding"):
-            return (_NARROW if narrow else 0.1) * values
-        if path.endswith("/kernel"):
-            return (weight / size if path.startswith("pooler/") else weight) * values
-        inside = path.startswith(("embeddings/", "layers/", "mlm/transform/"))
-        return (size if inside else 1.0) * ((1.0 if path.endswith("/scale") else 0.0) + 0.2 * values)
+            values *= _NARROW if narrow else 0.1
+        elif path.endswith("/kernel"):
+            values *= weight / size if path.startswith("pooler/") else weight
+        else:
+            values *= 0.2
+            values += 1.0 if path.endswith("/scale") else 0.0
+            values *= size if path.startswith(("embeddings/", "layers/", "mlm/transform/")) else 1.0
+        return jnp.asarray(values)
 
-    pairs = ((path, numbers(path, np.shape(leaf)).astype(np.float32)) for path, leaf in leaves(model.params))
+    pairs = [(path, numbers(path, leaf.shape)) for path, leaf in leaves(model.params)]
     return dataclasses.replace(model, params=nest(pairs))
 
 
@@ -170,21 +175,29 @@ def stand_in_inputs(config: ModelConfig, seed: int = 1) -> Probe:
 
 
 def check_nothing_lost(directory: Path, model: SavedModel) -> None:
-    """Every number but the padded vocabulary's is in the file, wherever: count and sum of magnitudes agree.
+    """Every number but the padded vocabulary's is in the files, wherever: count and sum of magnitudes agree.
 
     Raises:
       ConversionMismatch: they do not.
     """
     vocab, family = model.config.vocab_size, FAMILIES[model.config.family]
-    ours = [np.asarray(leaf)[:vocab] if row.vocabulary else np.asarray(leaf) for row, leaf in family.rows(model.params)]
-    with safe_open(directory / WEIGHTS_FILE, "np") as file:
-        names = set(file.keys()).difference(family.copies(file.keys()))  # those are written twice
-        count = sum(file.get_tensor(name).size for name in names)
-        total = sum(float(np.abs(file.get_tensor(name), dtype=np.float64).sum()) for name in names)
-    expected = sum(float(np.abs(leaf, dtype=np.float64).sum()) for leaf in ours)
-    size = sum(leaf.size for leaf in ours)
+    size, expected = 0, 0.0
+    for row, leaf in family.rows(model.params):
+        whole = np.asarray(leaf)
+        for part in whole if row.stacked else [whole[:vocab] if row.vocabulary else whole]:
+            size, expected = size + part.size, expected + _magnitude(part)
+    tensors = open_tensors(directory, family.prefix, family.renamed)
+    names = set(tensors.names()).difference(family.copies(tensors.names()))  # those are written twice
+    count, total = 0, 0.0
+    for name in names:
+        tensor = tensors.read(name)
+        count, total = count + tensor.size, total + _magnitude(tensor)
     if count != size or not abs(total - expected) <= 1e-9 * expected:
         raise ConversionMismatch(
-            f"the file holds {count} numbers with magnitudes of sum {total:.12g}; the model has {size} "
+            f"the files hold {count} numbers with magnitudes of sum {total:.12g}; the model has {size} "
             f"of sum {expected:.12g}; nothing was written"
         )
+
+
+def _magnitude(array: np.ndarray) -> float:
+    return float(np.abs(array).sum(dtype=np.float64))

@@ -83,11 +83,11 @@ def read_hf(directory: Path) -> SavedModel:
         card = _card(fields, where)
         objective = card["task"]
         shapes = classifier_shapes(config, max(1, len(card["labels"])))
-    with open_tensors(directory, family.prefix, family.renamed) as tensors:
-        if not card:
-            objective = _objective_of(family, objective, tensors)
-            shapes = abstract_params(config, objective)
-        params = _read_params(family, config, objective, shapes, tensors, directory)
+    tensors = open_tensors(directory, family.prefix, family.renamed)
+    if not card:
+        objective = _objective_of(family, objective, tensors)
+        shapes = abstract_params(config, objective)
+    params = _read_params(family, config, objective, shapes, tensors, directory)
     return SavedModel(config, objective, params, directory, 0, card)
 
 

@@ -21,17 +21,24 @@ class InconsistentFiles(Exception):
 
 
 class _Tensors:
-    """Tensors of a file by name, in float64; remembers which were asked for."""
+    """Tensors of a directory by name, in float64; remembers which were asked for."""
 
-    def __init__(self, file):
-        self._file = file
-        self.left = set(file.keys())
+    def __init__(self, directory: Path):
+        whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+        files = [whole] if whole.exists() else [directory / name for name in _shards(index)]
+        self._places: dict[str, Path] = {}
+        for path in files:
+            with safe_open(path, "np") as file:
+                self._places |= dict.fromkeys(file.keys(), path)
+        self.left = set(self._places)
 
     def __call__(self, name: str, *shape: int) -> Array:
-        if name not in self._file.keys():  # noqa: SIM118 (the handle is no mapping)
+        if name not in self._places:
             raise InconsistentFiles(f"tensor {name} is missing")
         self.left.discard(name)
-        tensor = self._file.get_tensor(name)
+        # Opened for each: what a handle has read stays in memory as long as it is open.
+        with safe_open(self._places[name], "np") as file:
+            tensor = file.get_tensor(name)
         if tensor.shape != shape:
             raise InconsistentFiles(f"tensor {name} has shape {tensor.shape}; config.json says {shape}")
         return tensor.astype(np.float64)
@@ -44,6 +51,12 @@ class _Tensors:
         variance = ((x - mean) ** 2).mean(-1, keepdims=True)
         size = x.shape[-1]
         return (x - mean) / np.sqrt(variance + eps) * self(f"{name}.weight", size) + self(f"{name}.bias", size)
+
+
+def _shards(index: Path) -> list[str]:
+    if not index.exists():
+        raise InconsistentFiles(f"there is neither {index.name} nor model.safetensors")
+    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
 
 
 def _erf(x: Array) -> Array:
@@ -110,7 +123,7 @@ def forward(directory: str | Path, inputs: Mapping[str, Array]) -> dict[str, Arr
     """Outputs of the model in a directory, by the names that transformers gives them.
 
     Args:
-      directory: with config.json and model.safetensors.
+      directory: with config.json, and model.safetensors or its shards and their index.
       inputs: input_ids, attention_mask (1 for tokens, 0 for padding), token_type_ids, and position_ids where they do
         not count up from 0; integers [B,S].
 
@@ -124,24 +137,23 @@ def forward(directory: str | Path, inputs: Mapping[str, Array]) -> dict[str, Arr
     directory = Path(directory)
     config = json.loads((directory / "config.json").read_text())
     (architecture,) = config["architectures"]
-    with safe_open(directory / "model.safetensors", "np") as file:
-        t = _Tensors(file)
-        hidden = _encode(t, config, inputs)
+    t = _Tensors(directory)
+    hidden = _encode(t, config, inputs)
 
-        def pooled() -> Array:
-            return np.tanh(t.dense(hidden[:, 0], "bert.pooler.dense", config["hidden_size"]))
+    def pooled() -> Array:
+        return np.tanh(t.dense(hidden[:, 0], "bert.pooler.dense", config["hidden_size"]))
 
-        if architecture == "BertForPreTraining":
-            outputs = {
-                "prediction_logits": _predictions(t, config, hidden),
-                "seq_relationship_logits": t.dense(pooled(), "cls.seq_relationship", 2),
-            }
-        elif architecture == "BertForMaskedLM":
-            outputs = {"logits": _predictions(t, config, hidden)}
-        elif architecture == "BertForSequenceClassification":
-            outputs = {"logits": t.dense(pooled(), "classifier", len(config["id2label"]))}
-        else:
-            raise InconsistentFiles(f"architecture {architecture} is not known")
-        if t.left:
-            raise InconsistentFiles(f"tensor {min(t.left)} belongs to nothing in {architecture}")
+    if architecture == "BertForPreTraining":
+        outputs = {
+            "prediction_logits": _predictions(t, config, hidden),
+            "seq_relationship_logits": t.dense(pooled(), "cls.seq_relationship", 2),
+        }
+    elif architecture == "BertForMaskedLM":
+        outputs = {"logits": _predictions(t, config, hidden)}
+    elif architecture == "BertForSequenceClassification":
+        outputs = {"logits": t.dense(pooled(), "classifier", len(config["id2label"]))}
+    else:
+        raise InconsistentFiles(f"architecture {architecture} is not known")
+    if t.left:
+        raise InconsistentFiles(f"tensor {min(t.left)} belongs to nothing in {architecture}")
     return outputs

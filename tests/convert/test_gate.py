@@ -11,7 +11,7 @@ from saved_models import save
 
 from bert_jax.convert import ConversionMismatch, exporting, gate, to_hf
 from bert_jax.convert.bert import BERT
-from bert_jax.convert.mapping import Row
+from bert_jax.convert.mapping import Row, Tensor
 from bert_jax.model import bert, encoder, layers
 from data_prep.errors import InputError
 
@@ -112,7 +112,7 @@ def test_missing_tensor(model, tmp_path, monkeypatch):
 
 
 def test_tensor_too_many(model, tmp_path, monkeypatch):
-    extra = {"bert.embeddings.position_ids": np.arange(4)}
+    extra = {"bert.embeddings.position_ids": Tensor((4,), lambda: np.arange(4, dtype=np.float32))}
     right = exporting.to_tensors
     monkeypatch.setattr(exporting, "to_tensors", lambda *arguments: right(*arguments) | extra)
     assert "belongs to nothing" in refuse(model, tmp_path)
