@@ -228,6 +228,19 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from bert_jax.convert.verify import verify
+
+    report, wrong = verify(_on_disk(options.directory))
+    if report["pytorch"] is None:
+        print(
+            "PyTorch is not installed, so only NumPy's forward pass was compared; pip install 'bert-jax[hf]' for both",
+            file=sys.stderr,
+        )
+    _print_json(report)
+    return _fail(wrong, 1) if wrong else 0
+
+
 def _finetune(options: argparse.Namespace) -> None:
     from bert_jax.finetune import finetune
     from bert_jax.run_copy import local_run
@@ -275,6 +288,22 @@ def _report(options: argparse.Namespace) -> None:
         write_report(runs, output)
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from bert_jax.compare import compare
+    from bert_jax.run_copy import local_run
+
+    with (
+        local_run(options.workdir, params=False) as run,
+        local_run(options.reference, params=False) as reference,
+    ):
+        report, sentence = compare(run, reference, options.tolerance)
+    _print_json(report)
+    if report["worse"]:
+        return _fail(sentence, 1)
+    print(sentence, file=sys.stderr)
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "vocab": _vocab,
     "build": _build,
@@ -284,8 +313,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "inspect": _inspect,
     "evaluate": _evaluate,
     "convert": _convert,
+    "verify": _verify,
     "finetune": _finetune,
     "predict": _predict,
     "fill-mask": _fill_mask,
     "report": _report,
+    "compare": _compare,
 }

@@ -176,6 +176,13 @@ def build_parser() -> argparse.ArgumentParser:
     from_hf.add_argument("source", help="Hugging Face directory")
     from_hf.add_argument("output")
 
+    verify = add(
+        "verify",
+        "Check what convert to-hf wrote against its stored probe, with NumPy and, where installed, PyTorch.",
+        "verify hf",
+    )
+    verify.add_argument("directory", help="that convert to-hf wrote")
+
     finetune = add(
         "finetune",
         "Train a task head on a pretrained model.",
@@ -215,6 +222,21 @@ def build_parser() -> argparse.ArgumentParser:
     report = add("report", "One page about one or several runs.", "report runs/tiny --output report.html")
     report.add_argument("workdirs", nargs="+", metavar="RUN", help="run directories or their URLs")
     report.add_argument("--output", required=True, help="HTML file to write")
+
+    compare = add(
+        "compare",
+        "Is my loss normal: a run against another, or against a curve that comes with the program.",
+        "compare quickstart/run quickstart",
+    )
+    compare.add_argument("workdir", metavar="RUN", help="run directory or its URL")
+    compare.add_argument("reference", help="run directory or URL, a file of curves, or the name quickstart")
+    compare.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.1,
+        metavar="NATS",
+        help="exit 1 where the run is worse by more; 0.1 unless given",
+    )
     return parser
 
 
