@@ -182,6 +182,11 @@ def max_predictions(data: DataConfig, seq_len: int) -> int:
     return data.max_predictions or math.ceil(data.mask_prob * seq_len - 1e-9)
 
 
+def has_token_types(model: ModelConfig) -> bool:
+    """Whether the second text of a pair has a token type of its own."""
+    return model.family not in (*OFFSET_FAMILIES, "distilbert")
+
+
 def with_vocabulary(model: ModelConfig, size: int, pad_id: int) -> ModelConfig:
     """The encoder with what it takes from a vocabulary: its size and, in roberta's families, where positions begin."""
     offset = pad_id + 1 if model.family in OFFSET_FAMILIES else 0
@@ -364,7 +369,9 @@ def _check_family(model: ModelConfig, objective: str) -> None:
             f"config.model.position_offset={model.position_offset} is for roberta's families; leave it 0 in {family!r}"
         )
     if (family == "distilbert") != (model.type_vocab_size == 0):
-        wanted = "has no token types; set it to 0" if family == "distilbert" else "has a table of them; set it to 1 or 2"
+        wanted = (
+            "has no token types; set it to 0" if family == "distilbert" else "has a table of them; set it to 1 or 2"
+        )
         raise InputError(f"config.model.type_vocab_size={model.type_vocab_size}, but family {family!r} {wanted}")
 
 
