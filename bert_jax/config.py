@@ -183,6 +183,11 @@ def max_predictions(data: DataConfig, seq_len: int) -> int:
     return data.max_predictions or math.ceil(data.mask_prob * seq_len - 1e-9)
 
 
+def has_token_types(model: ModelConfig) -> bool:
+    """Whether the second text of a pair has a token type of its own."""
+    return model.family not in (*OFFSET_FAMILIES, "distilbert")
+
+
 def with_vocabulary(model: ModelConfig, size: int, pad_id: int) -> ModelConfig:
     """The encoder with what it takes from a vocabulary: its size and, in roberta's families, where positions begin."""
     offset = pad_id + 1 if model.family in OFFSET_FAMILIES else 0

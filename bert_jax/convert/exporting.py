@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.checkpoint import SavedModel, whole_directory
+from bert_jax.config import has_token_types
 from bert_jax.convert import gate
 from bert_jax.convert.families import FAMILIES
 from bert_jax.convert.hf_writing import DTYPES, write_arrays, write_directory
@@ -135,11 +136,11 @@ def _rounding(exact: gate.Probe, rounded: gate.Probe, inputs: gate.Probe) -> str
 
 def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) -> None:
     family = FAMILIES[model.config.family]
-    pretraining = model.objective in ("nsp", "sop", "mlm")
+    pretraining = model.objective in ("nsp", "sop", "mlm", "rtd")
     objective = {"sop": "nsp"}.get(model.objective, model.objective) if pretraining else "classification"
-    fields: dict[str, Any] = family.config_to_hf(model.config) | {
+    fields: dict[str, Any] = {"pad_token_id": pad_id} | family.config_to_hf(model.config)
+    fields |= {
         "architectures": [family.architecture(objective)],
-        "pad_token_id": pad_id,
         "dtype": form.dtype,
         "torch_dtype": form.dtype,
     }
@@ -161,4 +162,6 @@ def _write_tokenizer(directory: Path, tokenizer: Tokenizer, model: SavedModel) -
     )
     path = directory / "tokenizer_config.json"
     fields = json.loads(path.read_text()) | {"model_max_length": longest}
+    if not has_token_types(model.config):
+        fields["model_input_names"] = ["input_ids", "attention_mask"]
     path.write_text(json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

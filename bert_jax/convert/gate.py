@@ -48,7 +48,8 @@ def allowed(largest: float) -> float:
 def probe_inputs(config: ModelConfig, seed: int = 0) -> Probe:
     """Random rows, int64 [B,S]: one text, two texts, each with and without padding.
 
-    input_ids, attention_mask, token_type_ids as transformers takes them; positions count up.
+    input_ids, attention_mask and, where there are any, token_type_ids, as transformers takes them; positions count up.
+    Only padding is [PAD] where positions are counted by it.
     """
     draw = np.random.Generator(np.random.Philox(seed))
     rows, length = _ROWS, min(_LENGTH, config.max_position_embeddings)
@@ -58,11 +59,13 @@ def probe_inputs(config: ModelConfig, seed: int = 0) -> Probe:
     places = np.arange(length)[None]
     mask = (places < used[:, None]).astype(np.int64)
     types = ((places >= second[:, None]) & (mask > 0)).astype(np.int64)
-    return {
-        "input_ids": np.where(mask > 0, ids, 0),
-        "attention_mask": mask,
-        "token_type_ids": np.minimum(types, config.type_vocab_size - 1),
-    }
+    pad = max(config.position_offset - 1, 0)
+    if config.position_offset:
+        ids = np.where(ids == pad, pad + 1, ids)
+    probe = {"input_ids": np.where(mask > 0, ids, pad), "attention_mask": mask}
+    if config.type_vocab_size:
+        probe["token_type_ids"] = np.minimum(types, config.type_vocab_size - 1)
+    return probe
 
 
 @functools.lru_cache(maxsize=4)
@@ -70,10 +73,12 @@ def _outputs(config: ModelConfig, objective: str) -> Callable[[Params, Mapping[s
     """Jitted: params and a batch to the outputs under transformers' names."""
 
     def outputs(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        if objective not in ("nsp", "sop", "mlm"):
+        if objective not in ("nsp", "sop", "mlm", "rtd"):
             return {"logits": classifier_logits(config, params, batch)}
         bert = bind(config, objective, params)
         hidden = bert.encode(batch)
+        if objective == "rtd":
+            return {"logits": bert.discriminator(hidden)}
         everywhere = jnp.broadcast_to(jnp.arange(hidden.shape[1]), hidden.shape[:2])
         words = bert.mlm_logits(hidden, everywhere)[..., : config.vocab_size]
         if objective == "mlm":
@@ -86,11 +91,12 @@ def _outputs(config: ModelConfig, objective: str) -> Callable[[Params, Mapping[s
 
 def model_outputs(model: SavedModel, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the trainer's model says, float32 with full products, under transformers' names; as `reference.forward`."""
-    counting = np.broadcast_to(np.arange(inputs["input_ids"].shape[1]), inputs["input_ids"].shape)
+    ids, offset = inputs["input_ids"], model.config.position_offset
+    counting = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     batch = {
-        "input_ids": inputs["input_ids"],
-        "token_type_ids": inputs["token_type_ids"],
-        "position_ids": inputs.get("position_ids", counting),
+        "input_ids": ids,
+        "token_type_ids": inputs.get("token_type_ids", np.zeros_like(ids)),
+        "position_ids": inputs["position_ids"] - offset if "position_ids" in inputs else counting,
         "segment_ids": inputs["attention_mask"],
     }
     run = _outputs(dataclasses.replace(model.config, dtype="float32"), model.objective)
@@ -121,7 +127,7 @@ def check(directory: Path, model: SavedModel, inputs: Probe) -> dict[str, np.nda
         theirs = computed[name]
         if theirs.shape != ours.shape:
             raise ConversionMismatch(f"{name} has shape {theirs.shape} from the files; the model's is {ours.shape}")
-        of_tokens = ours.ndim == 3 or name in _A_TOKEN
+        of_tokens = ours.ndim == 3 or name in _A_TOKEN or model.objective == "rtd"
         compared = inputs["attention_mask"] > 0 if of_tokens else np.ones(ours.shape[:1], bool)
         largest = float(np.abs(theirs[compared]).max())
         difference = float(np.abs(theirs[compared] - ours[compared]).max())
@@ -170,12 +176,14 @@ def stand_in_inputs(config: ModelConfig, seed: int = 1) -> Probe:
     places = np.linspace(0, config.max_position_embeddings - 1, rows * length).round().astype(np.int64)
     mask = np.ones((rows, length), np.int64)
     mask[1:, length - length // 4 :] = 0
-    return {
+    probe = {
         "input_ids": draw.integers(0, config.vocab_size, (rows, length)),
         "attention_mask": mask,
-        "token_type_ids": draw.integers(0, config.type_vocab_size, (rows, length)),
-        "position_ids": places.reshape(length, rows).T.copy(),
+        "position_ids": places.reshape(length, rows).T + config.position_offset,
     }
+    if config.type_vocab_size:
+        probe["token_type_ids"] = draw.integers(0, config.type_vocab_size, (rows, length))
+    return probe
 
 
 def check_nothing_lost(directory: Path, model: SavedModel) -> None:
@@ -190,7 +198,7 @@ def check_nothing_lost(directory: Path, model: SavedModel) -> None:
         whole = np.asarray(leaf)
         for part in whole if row.stacked else [whole[:vocab] if row.vocabulary else whole]:
             size, expected = size + part.size, expected + _magnitude(part)
-    tensors = open_tensors(directory, family.prefix, family.renamed)
+    tensors = open_tensors(directory, family.prefix, family.heads, family.renamed)
     names = set(tensors.names()).difference(family.copies(tensors.names()))  # those are written twice
     count, total = 0, 0.0
     for name in names:

@@ -107,12 +107,13 @@ def _header(part: Any) -> _Header:
     return _Header(part.get_shape(), part.get_dtype())
 
 
-def open_tensors(directory: Path, prefix: str, renamed: Mapping[str, str]) -> Tensors:
+def open_tensors(directory: Path, prefix: str, heads: tuple[str, ...], renamed: Mapping[str, str]) -> Tensors:
     """The tensors of a directory, under the names of a model with heads.
 
     Args:
       directory: with model.safetensors or pytorch_model.bin, or an index of either and its shards.
-      prefix: put in front of all names where none has it (a bare encoder's).
+      prefix: put in front of the encoder's names where none has it (a bare encoder's).
+      heads: beginnings of names that are not the encoder's.
       renamed: old endings of names to new ones.
 
     Raises:
@@ -128,14 +129,14 @@ def open_tensors(directory: Path, prefix: str, renamed: Mapping[str, str]) -> Te
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged ({error}); copy the model again") from None
     bare = not any(name.startswith(prefix) for name in stored)
-    return Tensors({_today(name, prefix if bare else "", renamed): value for name, value in stored.items()})
+    prefix = prefix if bare else ""
+    return Tensors({_today(name, prefix, heads, renamed): value for name, value in stored.items()})
 
 
-def _today(name: str, prefix: str, renamed: Mapping[str, str]) -> str:
+def _today(name: str, prefix: str, heads: tuple[str, ...], renamed: Mapping[str, str]) -> str:
     for old, new in renamed.items():
         if name.endswith(old):
             name = name.removesuffix(old) + new
-    heads = ("cls.", "classifier.")
     return name if name.startswith(heads) else prefix + name
 
 

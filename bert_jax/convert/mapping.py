@@ -100,6 +100,12 @@ class Family:
     config_to_hf: Callable[[ModelConfig], dict[str, Any]]
     config_from_hf: Callable[[dict[str, Any], str], ModelConfig]
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """How the names of tensors outside the encoder begin."""
+        outside = (row.theirs for row in self.table if not row.theirs.startswith(self.prefix))
+        return tuple(dict.fromkeys(name.split(".")[0] + "." for name in outside))
+
     def architecture(self, objective: str) -> str:
         """Their class for an objective or task."""
         return next(name for name, ours in self.architectures.items() if ours == objective and name != self.bare)

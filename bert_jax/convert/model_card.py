@@ -19,6 +19,7 @@ _LOADERS = {
     "nsp": ("AutoModelForPreTraining", "fill-mask"),
     "sop": ("AutoModelForPreTraining", "fill-mask"),
     "mlm": ("AutoModelForMaskedLM", "fill-mask"),
+    "rtd": ("AutoModelForPreTraining", "feature-extraction"),
     "classification": ("AutoModelForSequenceClassification", "text-classification"),
     "regression": ("AutoModelForSequenceClassification", "text-classification"),
 }
@@ -26,6 +27,7 @@ _OBJECTIVES = {
     "nsp": "masked language modelling and next sentence prediction",
     "sop": "masked language modelling and sentence order prediction",
     "mlm": "masked language modelling",
+    "rtd": "replaced token detection",
 }
 _HELD_OUT = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
 _SETTINGS = (
