@@ -176,6 +176,20 @@ def test_when_one_host_dies_or_hangs_the_others_end_with_75_in_time(full_recipe,
     )
 
 
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_host_that_finds_no_other_ends_with_75_in_time(full_recipe, tmp_path, host):
+    """The one that the others look for, and one that looks for it."""
+    began = time.monotonic()
+    process = runs.start(
+        full_recipe, tmp_path / "run", "--config.watchdog.peer_seconds=2", **runs.cluster(2)[host], XLA_FLAGS=runs.QUICK
+    )
+    code, said = runs.finish(process)
+    assert code == 75 and time.monotonic() - began < 90, said
+    last = [line for line in said.splitlines() if line][-1]
+    assert last.startswith("error: ") and "run the same command again on all hosts" in last
+    assert not (tmp_path / "run").exists()
+
+
 def test_numbers_that_are_compared_differ_at_all(placements):
     """A step does something, and masks change from step to step."""
     first, second, third = placements[1][REFERENCE]["metrics"]
