@@ -35,8 +35,8 @@ BERT_FIXED = {
 def fields_to_hf(config: ModelConfig, fields: Fields, fixed: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of config.json that a model's sizes make."""
     sizes = {theirs: getattr(config, ours) for ours, (theirs, _) in fields.items()}
-    tied = {"tie_word_embeddings": config.tie_word_embeddings}
-    return {"model_type": config.family} | sizes | fixed | tied | {"initializer_range": 0.02, "use_cache": True}
+    usual = {"tie_word_embeddings": config.tie_word_embeddings, "initializer_range": 0.02, "use_cache": True}
+    return {"model_type": config.family, **sizes, **fixed, **usual}
 
 
 def fields_from_hf(

@@ -8,7 +8,7 @@ difference. It is written for clarity and probes of a few rows.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +177,7 @@ _WORDS = {
 _WORDS["BertForMaskedLM"] = _WORDS["BertForPreTraining"]
 _WORDS["XLMRobertaForMaskedLM"] = _WORDS["RobertaForMaskedLM"]
 # The head for a text: dense on its first token, activation, logits.
-_TEXTS = {
+_TEXTS: dict[str, tuple[str, Callable[[Array], Array], str]] = {
     "BertForSequenceClassification": ("bert.pooler.dense", np.tanh, "classifier"),
     "RobertaForSequenceClassification": ("classifier.dense", np.tanh, "classifier.out_proj"),
     "XLMRobertaForSequenceClassification": ("classifier.dense", np.tanh, "classifier.out_proj"),

@@ -1,6 +1,7 @@
 """Training is what PyTorch computes: gradients of the first step tensor by tensor, losses of a hundred steps.
 
 Packed rows are compared with transformers' own forward on every example alone in a row: it knows nothing of packing.
+The families differ in heads, token types and positions; RoBERTa's [PAD] is 1, and its positions are counted by it.
 """
 
 import jax
@@ -11,7 +12,7 @@ import transformers
 from small_bert import already_masked, model_config, norm, packed_batch
 
 from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
-from bert_jax.convert.bert import BERT
+from bert_jax.convert.families import FAMILIES
 from bert_jax.convert.importing import read_hf
 from bert_jax.convert.mapping import to_tensors
 from bert_jax.finetune.train import _make_step
@@ -24,12 +25,15 @@ from bert_jax.train_step import make_train_step
 
 STEPS, TUNING_STEPS, ROWS, LENGTH, SLOTS, VOCABULARY = 100, 20, 8, 32, 6, 211
 IGNORED = -100
+PAD = {"bert": 0, "roberta": 1}
+OBJECTIVES = {"bert": "nsp", "roberta": "mlm"}
+KINDS = {"bert": transformers.BertForPreTraining, "roberta": transformers.RobertaForMaskedLM}
 
 
 def make_batch(seed):
     """One example a row: two texts, padding, masked slots of which some are unused, and a label that is absent.
 
-    No token is [PAD] (0): transformers gives its embedding no gradient as an input.
+    No token is [PAD] (0 or 1): transformers gives its embedding no gradient as an input.
     """
     draw = np.random.default_rng(seed)
     lengths = draw.integers(LENGTH // 2, LENGTH + 1, ROWS)
@@ -41,7 +45,7 @@ def make_batch(seed):
     next_labels = draw.integers(0, 2, (ROWS, 1))
     next_labels[0] = -100
     batch = {
-        "input_ids": draw.integers(1, VOCABULARY, (ROWS, LENGTH)) * segments,
+        "input_ids": draw.integers(2, VOCABULARY, (ROWS, LENGTH)) * segments,
         "token_type_ids": (places >= lengths[:, None] // 2) * segments,
         "position_ids": np.broadcast_to(places, segments.shape),
         "segment_ids": segments,
@@ -58,10 +62,10 @@ def make_batch(seed):
 def make_packed_batch(seed):
     """One to three examples a row; no token is [PAD], as above."""
     batch = packed_batch(model_config(vocab_size=VOCABULARY), ROWS, LENGTH, SLOTS, seed)
-    return batch | {"input_ids": np.maximum(batch["input_ids"], 1)}
+    return batch | {"input_ids": np.maximum(batch["input_ids"], 2)}
 
 
-def examples(batch):
+def examples(batch, family):
     """Every example of a batch in a row of its own, as transformers takes it."""
     words = np.full((ROWS, LENGTH), IGNORED, np.int64)
     for row, (places, labels) in enumerate(zip(batch["masked_lm_positions"], batch["masked_lm_labels"], strict=True)):
@@ -79,24 +83,26 @@ def examples(batch):
             out[: own.sum()] = values[row, own]
         return torch.from_numpy(rows)
 
-    return {
-        "input_ids": cut(batch["input_ids"], 0),
+    inputs = {
+        "input_ids": cut(batch["input_ids"], PAD[family]),
         "attention_mask": cut(np.ones((ROWS, LENGTH), np.int64), 0),
-        "token_type_ids": cut(batch["token_type_ids"], 0),
         "labels": cut(words, IGNORED),
-        "next_sentence_label": torch.tensor([int(label) for _, _, label in alone]),
     }
+    if family == "bert":
+        inputs["token_type_ids"] = cut(batch["token_type_ids"], 0)
+        inputs["next_sentence_label"] = torch.tensor([int(label) for _, _, label in alone])
+    return inputs
 
 
 def torch_loss(model, batch):
-    return model(**examples(batch)).loss
+    return model(**examples(batch, model.config.model_type)).loss
 
 
 def torch_optimizer(model, settings):
     """Decay on matrices and embeddings only."""
     groups = {0.0: [], settings.weight_decay: []}
     for name, parameter in model.named_parameters():
-        groups[0.0 if name.endswith("bias") or "LayerNorm" in name else settings.weight_decay].append(parameter)
+        groups[0.0 if name.endswith("bias") or "norm" in name.lower() else settings.weight_decay].append(parameter)
     return torch.optim.AdamW(
         [{"params": params, "weight_decay": decay} for decay, params in groups.items()],
         betas=(settings.b1, settings.b2),
@@ -104,17 +110,20 @@ def torch_optimizer(model, settings):
     )
 
 
-def hf_config(**changes):
-    return transformers.BertConfig(
+def hf_config(family, **changes):
+    sizes = dict(
         vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **changes,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
+    if family == "bert":
+        return transformers.BertConfig(**sizes, max_position_embeddings=LENGTH, **changes)
+    return transformers.RobertaConfig(**sizes, max_position_embeddings=LENGTH + 2, type_vocab_size=1, **changes)
 
 
-def both(tmp_path, kind, **changes):
+def both(tmp_path, kind, family="bert", **changes):
     """A model of transformers as initialised there, and the same in our tree."""
     torch.manual_seed(0)
-    theirs = kind(hf_config(**changes)).train()
+    theirs = kind(hf_config(family, **changes)).train()
     theirs.save_pretrained(tmp_path / "theirs")
     return theirs, read_hf(tmp_path / "theirs")
 
@@ -124,7 +133,7 @@ def run_config(saved, steps=STEPS) -> Config:
     settings = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
     return Config(
         model=model,
-        data=DataConfig(objective="nsp", seq_len=LENGTH),
+        data=DataConfig(objective=OBJECTIVES[model.family], seq_len=LENGTH),
         train=TrainConfig(num_steps=steps, global_batch_size=ROWS),
         optimizer=settings,
     )
@@ -133,24 +142,27 @@ def run_config(saved, steps=STEPS) -> Config:
 BATCHES = {"unpacked": make_batch, "packed": make_packed_batch}
 
 
+@pytest.mark.parametrize("family", KINDS)
 @pytest.mark.parametrize("rows", BATCHES)
-def test_gradients_of_the_first_step(tmp_path, rows):
-    theirs, saved = both(tmp_path, transformers.BertForPreTraining)
+def test_gradients_of_the_first_step(tmp_path, rows, family):
+    theirs, saved = both(tmp_path, KINDS[family], family)
     config, batch = run_config(saved).model, BATCHES[rows](0)
     expected = torch_loss(theirs, batch)
     expected.backward()
 
     def loss_fn(params, batch):
-        model = bind(config, "nsp", params)
+        model = bind(config, OBJECTIVES[family], params)
         hidden = model.encode(batch)
         words = mlm_loss(model.mlm_logits(hidden, batch["masked_lm_positions"]), batch["masked_lm_labels"])
+        if family == "roberta":
+            return words[0] / words[1]
         pairs = nsp_loss(model.nsp_logits(model.pool(hidden, batch["cls_positions"])), batch["next_sentence_labels"])
         return words[0] / words[1] + pairs[0] / pairs[1]
 
     with jax.default_matmul_precision("highest"):
         loss, grads = jax.jit(jax.value_and_grad(loss_fn))(saved.params, batch)
     assert float(loss) == pytest.approx(expected.item(), abs=1e-5)
-    ours = {name: tensor.make() for name, tensor in to_tensors(BERT, config, grads).items()}
+    ours = {name: tensor.make() for name, tensor in to_tensors(FAMILIES[family], config, grads).items()}
     gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     assert ours.keys() == gradients.keys()
     whole = norm([norm(gradient) for gradient in gradients.values()])
@@ -160,13 +172,14 @@ def test_gradients_of_the_first_step(tmp_path, rows):
         difference = norm(ours[name].astype(np.float64) - gradient)
         differences[name] = difference / scale
     worst = max(differences, key=differences.__getitem__)
-    print(f"{rows}: gradients differ most in {worst}, by {differences[worst]:.2e} of its norm")
+    print(f"{family}, {rows}: gradients differ most in {worst}, by {differences[worst]:.2e} of its norm")
     assert differences[worst] <= 1e-5, f"{worst}: {differences[worst]}"
 
 
+@pytest.mark.parametrize("family", KINDS)
 @pytest.mark.parametrize("rows", BATCHES)
-def test_losses_of_a_hundred_steps(tmp_path, rows):
-    theirs, saved = both(tmp_path, transformers.BertForPreTraining)
+def test_losses_of_a_hundred_steps(tmp_path, rows, family):
+    theirs, saved = both(tmp_path, KINDS[family], family)
     config = run_config(saved)
     optimizer, rate = torch_optimizer(theirs, config.optimizer), learning_rate(config)
     mesh = make_mesh(MeshConfig())
@@ -188,7 +201,8 @@ def test_losses_of_a_hundred_steps(tmp_path, rows):
         expected.append(loss.item())
     assert expected[-1] < expected[0] - 1
     differences = np.abs(np.subtract(ours, expected))
-    print(f"{rows}: losses differ by {differences[:20].max():.2e} in 20 steps, by {differences.max():.2e} in {STEPS}")
+    first, all_of_them = differences[:20].max(), differences.max()
+    print(f"{family}, {rows}: losses differ by {first:.2e} in 20 steps, by {all_of_them:.2e} in {STEPS}")
     assert differences[:20].max() <= 1e-4
     assert differences.max() <= 2e-3
 
