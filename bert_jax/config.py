@@ -15,6 +15,8 @@ import ml_collections
 
 from data_prep.errors import InputError
 
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
+OFFSET_FAMILIES = ("roberta", "xlm-roberta")  # their position tables begin with rows that no token has
 OBJECTIVES = ("nsp", "sop", "mlm")
 MASKINGS = ("token", "whole_word", "span")
 MLM_DOCUMENTS = ("within", "across")
@@ -31,11 +33,13 @@ class ModelConfig:
     family: str = "bert"
     vocab_size: int = 0  # 0: the corpus's
     hidden_size: int = 768
+    embedding_size: int = 0  # of words, positions and types, projected to hidden_size; 0: hidden_size
     num_layers: int = 12
     num_heads: int = 12
     intermediate_size: int = 3072
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2
+    position_offset: int = 0  # row of the position table that is position 0; 0: in roberta's families, [PAD]'s id + 1
+    type_vocab_size: int = 2  # 0: no table of token types
     hidden_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     layer_norm_eps: float = 1e-12
@@ -48,6 +52,11 @@ class ModelConfig:
     def head_size(self) -> int:
         """Features a head."""
         return self.hidden_size // self.num_heads
+
+    @property
+    def word_size(self) -> int:
+        """Features a word has before any projection, E."""
+        return self.embedding_size or self.hidden_size
 
     @property
     def padded_vocab_size(self) -> int:
@@ -122,6 +131,7 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    dcn: int = 1  # slices of TPUs, or hosts of GPUs, joined by the data centre's network; `data` runs over them first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +181,17 @@ class Config:
 def max_predictions(data: DataConfig, seq_len: int) -> int:
     """Prediction slots a row, P."""
     return data.max_predictions or math.ceil(data.mask_prob * seq_len - 1e-9)
+
+
+def has_token_types(model: ModelConfig) -> bool:
+    """Whether the second text of a pair has a token type of its own."""
+    return model.family not in (*OFFSET_FAMILIES, "distilbert")
+
+
+def with_vocabulary(model: ModelConfig, size: int, pad_id: int) -> ModelConfig:
+    """The encoder with what it takes from a vocabulary: its size and, in roberta's families, where positions begin."""
+    offset = pad_id + 1 if model.family in OFFSET_FAMILIES else 0
+    return dataclasses.replace(model, vocab_size=size, position_offset=model.position_offset or offset)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -255,7 +276,7 @@ def parse(config_dict: Any) -> Config:
 def check(config: Config) -> None:
     """Raises InputError for the first value that cannot work, whatever the devices."""
     model, data, train, optimizer = config.model, config.data, config.train, config.optimizer
-    _one_of("config.model.family", model.family, ("bert",))
+    _one_of("config.model.family", model.family, FAMILIES)
     _one_of("config.model.dtype", model.dtype, DTYPES)
     _one_of("config.model.attention", model.attention, ("einsum",))
     _one_of("config.model.remat", model.remat, REMATS)
@@ -264,8 +285,9 @@ def check(config: Config) -> None:
     _one_of("config.data.mlm_documents", data.mlm_documents, MLM_DOCUMENTS)
     _one_of("config.optimizer.name", optimizer.name, OPTIMIZERS)
     _one_of("config.optimizer.schedule", optimizer.schedule, SCHEDULES)
-    for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "type_vocab_size"):
+    for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
         _at_least(f"config.model.{name}", getattr(model, name), 1)
+    _check_family(model, data.objective)
     if model.hidden_size % model.num_heads:
         raise InputError(
             f"config.model.hidden_size={model.hidden_size} is not divisible by num_heads={model.num_heads}; "
@@ -301,6 +323,7 @@ def check(config: Config) -> None:
     _at_least("config.checkpoint.keep", config.checkpoint.keep, 1)
     _at_least("config.checkpoint.keep_every", config.checkpoint.keep_every, 0)
     _at_least("config.watchdog.peer_seconds", config.watchdog.peer_seconds, 1)
+    _at_least("config.mesh.dcn", config.mesh.dcn, 1)
     for name, seconds in (
         ("warn_seconds", config.watchdog.warn_seconds),
         ("stop_seconds", config.watchdog.stop_seconds),
@@ -330,6 +353,28 @@ def check(config: Config) -> None:
                 f"{where}.global_batch_size={phase.global_batch_size} is not divisible by "
                 f"accumulation={train.accumulation}; use a multiple of it"
             )
+
+
+def _check_family(model: ModelConfig, objective: str) -> None:
+    """What a family has no tensor for, transformers could not load."""
+    family = model.family
+    for name in ("embedding_size", "position_offset", "type_vocab_size"):
+        _at_least(f"config.model.{name}", getattr(model, name), 0)
+    if family != "bert" and objective != "mlm":
+        raise InputError(f"config.data.objective={objective!r} has no head in family {family!r}; set it to 'mlm'")
+    if family != "electra" and model.embedding_size not in (0, model.hidden_size):
+        raise InputError(
+            f"config.model.embedding_size={model.embedding_size} is for family 'electra'; leave it 0 in {family!r}"
+        )
+    if family not in OFFSET_FAMILIES and model.position_offset:
+        raise InputError(
+            f"config.model.position_offset={model.position_offset} is for roberta's families; leave it 0 in {family!r}"
+        )
+    if (family == "distilbert") != (model.type_vocab_size == 0):
+        wanted = (
+            "has no token types; set it to 0" if family == "distilbert" else "has a table of them; set it to 1 or 2"
+        )
+        raise InputError(f"config.model.type_vocab_size={model.type_vocab_size}, but family {family!r} {wanted}")
 
 
 def _one_of(where: str, value: str, known: tuple[str, ...]) -> None:

@@ -39,7 +39,7 @@ def step_flops(config: Config, seq_len: int, rows: int, predictions: int, exampl
     model = config.model
     hidden = model.hidden_size
     token = model.num_layers * (4 * hidden * hidden + 2 * hidden * model.intermediate_size + 2 * seq_len * hidden)
-    prediction = hidden * hidden + hidden * model.padded_vocab_size
+    prediction = hidden * model.word_size + model.word_size * model.padded_vocab_size
     example = hidden * hidden + 2 * hidden if config.data.objective != "mlm" else 0
     return 6.0 * rows * (seq_len * token + predictions * prediction + examples * example)
 

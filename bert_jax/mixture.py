@@ -38,6 +38,7 @@ def corpora_card(config: Config, corpora: Sequence[Corpus], position: Position) 
             "name": name,
             "fingerprint": corpus.fingerprint,
             "tokenizer": corpus.tokenizer_fingerprint,
+            "audit": _audit(corpus),
             "weight": weight,
             "epoch": place.epoch,
             "rows": place.rows,
@@ -45,6 +46,19 @@ def corpora_card(config: Config, corpora: Sequence[Corpus], position: Position) 
         }
         for name, corpus, weight, place in zip(names, corpora, asked, position.corpora, strict=True)
     ]
+
+
+_AUDITED = (
+    "documents_in", "documents_kept", "dropped", "sentences", "tokens", "unknown_share", "duplicated_lines_share",
+    "scripts",
+)  # fmt: skip
+
+
+def _audit(corpus: Corpus) -> dict[str, Any]:
+    """What the run's card keeps of the corpus's audit, and the languages that it was cut into sentences for."""
+    audit, inputs = corpus.manifest["audit"], corpus.manifest["settings"].get("inputs", {})
+    languages = sorted({settings["language"] for settings in inputs.values() if settings.get("language")})
+    return {name: audit[name] for name in _AUDITED if name in audit} | {"languages": languages}
 
 
 def describe(card: Sequence[dict[str, Any]]) -> str:

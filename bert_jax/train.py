@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from bert_jax import checkpoint, cluster
 from bert_jax.compile_cache import CompileCache
-from bert_jax.config import Config, check
+from bert_jax.config import Config, check, with_vocabulary
 from bert_jax.convert.initialise import initial_params
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora
@@ -186,13 +186,19 @@ def _placed(config: Config, mesh: Mesh) -> TrainState:
 
 
 def _fill_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
-    """The config with the vocabulary's size in it."""
+    """The config with the vocabulary's size in it, and where positions begin."""
     size = config.model.vocab_size or tokenizer.vocab_size
     if size != tokenizer.vocab_size:
         raise InputError(
             f"config.model.vocab_size={size}, but the corpus's tokenizer has {tokenizer.vocab_size} entries; leave it 0"
         )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    model = with_vocabulary(config.model, size, tokenizer.pad_id)
+    if model.position_offset not in (0, tokenizer.pad_id + 1):
+        raise InputError(
+            f"config.model.position_offset={model.position_offset}, but [PAD] of the corpus's tokenizer is "
+            f"{tokenizer.pad_id}, and positions begin after it; leave it 0"
+        )
+    return dataclasses.replace(config, model=model)
 
 
 def _check_size(corpus: Corpus, config: Config) -> None:

@@ -74,6 +74,11 @@ class Tokenizer:
         """With special tokens: a build never needs it."""
         return tokenizers.Tokenizer.from_str(json.dumps({**self._definition.json, "truncation": None, "padding": None}))
 
+    @functools.cached_property
+    def pair_separators(self) -> int:
+        """How many [SEP] its template puts between the two texts of a pair: RoBERTa's have two, BERT's one."""
+        return max(1, self._full.encode("", "").ids.count(self.sep_id) - 1)
+
     def encode_faster(self, sample: Sequence[str] = ()) -> bool:
         """Encodes with a faster library from now on, if there is one for this kind that gives the same ids on `sample`
         and on a list of hostile strings; whether there is.

@@ -19,8 +19,8 @@ from bert_jax.evaluate import open_corpora
 
 PROGRAM = Path(__file__).with_name("placement_program.py")
 REFERENCE = "1x1x1x1"
-# Processes, devices of each, and meshes with accumulation.
-PLACEMENTS = [(1, 8, (REFERENCE, "2x1x1x1", "1x4x1x2", "8x1x1x1")), (2, 2, ("1x2x2x1", "1x1x4x2"))]
+# Processes, devices of each, and meshes with accumulation and, last, the groups of devices that a slow network joins.
+PLACEMENTS = [(1, 8, (REFERENCE, "2x1x1x1", "1x4x1x2", "8x1x1x1")), (2, 2, ("1x2x2x1", "1x1x4x2", "2x1x2x1x2"))]
 MORE_PLACEMENTS = [
     (1, 8, ("1x2x1x1", "4x1x1x2", "1x4x2x1", "1x8x1x1", "2x2x2x2", "4x1x2x2")),
     (2, 1, ("2x1x1x1", "1x2x1x2", "1x1x2x1")),

@@ -1,31 +1,56 @@
 """A model of ours as a Hugging Face directory, which appears only when it has proven itself."""
 
+import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from bert_jax.checkpoint import SavedModel, whole_directory
+from bert_jax.config import has_token_types
 from bert_jax.convert import gate
 from bert_jax.convert.families import FAMILIES
-from bert_jax.convert.hf_files import save_tensors, write_directory
+from bert_jax.convert.hf_writing import DTYPES, write_arrays, write_directory
 from bert_jax.convert.importing import open_model
-from bert_jax.convert.mapping import to_tensors
+from bert_jax.convert.mapping import Params, to_tensors
+from bert_jax.convert.model_card import model_card
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 PROBE_FILE = "probe.safetensors"
 
 
-def to_hf(source: str | Path, output: str | Path, step: int | None = None) -> None:
-    """Writes config.json, model.safetensors (float32), the tokenizer and probe.safetensors, whole or not at all.
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How an export is written: `dtype` float32 or bfloat16, in files of at most `max_shard_size` bytes (None: one)."""
 
-    The probe holds inputs and the model's outputs under transformers' names, so that anybody can check with PyTorch.
+    dtype: str = "float32"
+    max_shard_size: int | None = None
+
+
+def to_hf(
+    source: str | Path,
+    output: str | Path,
+    step: int | None = None,
+    form: Form = Form(),
+    license: str | None = None,
+) -> None:
+    """Writes config.json, the weights, the tokenizer, README.md and probe.safetensors, whole or not at all.
+
+    The probe holds inputs and the model's outputs under transformers' names, so that anybody can check with PyTorch
+    (`bert-jax verify` does). In bfloat16 the outputs are those of the rounded weights, computed in float32.
 
     Args:
       source: a run, a fine-tuned model, or what `from-hf` wrote.
       output: must not exist yet.
       step: checkpoint of a run; the newest where None.
+      form: kind of numbers and size of files.
+      license: Hugging Face's name of the licence for the model card; a place to fill in where None.
 
     Raises:
       InputError: no model there, or the output exists.
@@ -34,6 +59,8 @@ def to_hf(source: str | Path, output: str | Path, step: int | None = None) -> No
     output = Path(output)
     if output.exists():
         raise InputError(f"{output} exists already; remove it or name another output")
+    if form.dtype not in DTYPES:
+        raise InputError(f"--dtype {form.dtype} is not known; known are {', '.join(DTYPES)}")
     model = open_model(source, step)
     tokenizer = load_tokenizer(model.tokenizer_dir)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -43,30 +70,79 @@ def to_hf(source: str | Path, output: str | Path, step: int | None = None) -> No
         )
     with whole_directory(output) as partial:
         _write_tokenizer(partial, tokenizer, model)
-        _write_model(partial, model, tokenizer.pad_id)
         inputs = gate.probe_inputs(model.config)
+        model = _on_device(model)
+        exact = gate.model_outputs(model, inputs) if form.dtype != "float32" else None
+        _round(model.params, form.dtype)
+        _write_model(partial, model, tokenizer.pad_id, form)
         outputs = gate.check(partial, model, inputs)
-        save_tensors(partial / PROBE_FILE, inputs | outputs)
+        write_arrays(partial / PROBE_FILE, inputs | outputs)
+        rounding = _rounding(exact, outputs, inputs) if exact else None
+        if rounding:
+            print(f"rounding to {form.dtype} moves {rounding} on the probe", file=sys.stderr)
+        card = model_card(Path(source), output.name, model, form.dtype, rounding, license)
+        (partial / "README.md").write_text(card)
 
-        trial = partial / "trial"
-        trial.mkdir()
+        # Of the model only shapes are needed now: two of a large one do not fit where one does.
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), model.params)
+        model = dataclasses.replace(model, params=shapes)
         for narrow in (False, True):
+            trial = partial / "trial"
+            trial.mkdir()
             stand_in = gate.stand_in(model, narrow)
-            _write_model(trial, stand_in, tokenizer.pad_id)
+            _round(stand_in.params, form.dtype)
+            _write_model(trial, stand_in, tokenizer.pad_id, form)
             gate.check_nothing_lost(trial, stand_in)
             gate.check(trial, stand_in, gate.stand_in_inputs(model.config))
-        shutil.rmtree(trial)
+            shutil.rmtree(trial)
+            del stand_in
 
 
-def _write_model(directory: Path, model: SavedModel, pad_id: int) -> None:
+def _on_device(model: SavedModel) -> SavedModel:
+    """The model with its arrays on the device; each leaves the host as it comes there."""
+
+    def move(tree: Params) -> Params:
+        return {name: move(part) if isinstance(part, dict) else jnp.asarray(part) for name, part in _emptied(tree)}
+
+    return dataclasses.replace(model, params=move(model.params))
+
+
+def _emptied(tree: Params):
+    for name in list(tree):
+        yield name, tree.pop(name)
+
+
+def _round(params: Params, dtype: str) -> None:
+    """Rounds the arrays of a tree, in place, to the nearest numbers of `dtype`; they stay float32."""
+    if dtype == "float32":
+        return
+    for name, part in params.items():
+        if isinstance(part, dict):
+            _round(part, dtype)
+        else:
+            params[name] = part.astype(dtype).astype(jnp.float32)
+
+
+def _rounding(exact: gate.Probe, rounded: gate.Probe, inputs: gate.Probe) -> str:
+    """How far the outputs moved, in words."""
+    facts = []
+    for name, before in exact.items():
+        of_tokens = before.shape[:2] == inputs["attention_mask"].shape
+        counted = inputs["attention_mask"] > 0 if of_tokens else slice(None)
+        moved = np.abs(rounded[name][counted] - before[counted]).max()
+        facts.append(f"{name} by at most {moved:.2g} (the largest is {np.abs(before[counted]).max():.3g})")
+    return " and ".join(facts)
+
+
+def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) -> None:
     family = FAMILIES[model.config.family]
-    pretraining = model.objective in ("nsp", "sop", "mlm")
+    pretraining = model.objective in ("nsp", "sop", "mlm", "rtd")
     objective = {"sop": "nsp"}.get(model.objective, model.objective) if pretraining else "classification"
-    fields: dict[str, Any] = family.config_to_hf(model.config) | {
+    fields: dict[str, Any] = {"pad_token_id": pad_id} | family.config_to_hf(model.config)
+    fields |= {
         "architectures": [family.architecture(objective)],
-        "pad_token_id": pad_id,
-        "dtype": "float32",
-        "torch_dtype": "float32",
+        "dtype": form.dtype,
+        "torch_dtype": form.dtype,
     }
     if not pretraining:
         labels = [str(label) for label in model.card["labels"]] or ["LABEL_0"]
@@ -74,7 +150,8 @@ def _write_model(directory: Path, model: SavedModel, pad_id: int) -> None:
         fields["id2label"] = {str(i): label for i, label in enumerate(labels)}
         fields["label2id"] = {label: i for i, label in enumerate(labels)}
         fields["problem_type"] = problem
-    write_directory(directory, fields, to_tensors(family, model.config, model.params))
+    tensors = to_tensors(family, model.config, model.params)
+    write_directory(directory, fields, tensors, form.dtype, form.max_shard_size)
 
 
 def _write_tokenizer(directory: Path, tokenizer: Tokenizer, model: SavedModel) -> None:
@@ -85,4 +162,6 @@ def _write_tokenizer(directory: Path, tokenizer: Tokenizer, model: SavedModel) -
     )
     path = directory / "tokenizer_config.json"
     fields = json.loads(path.read_text()) | {"model_max_length": longest}
+    if not has_token_types(model.config):
+        fields["model_input_names"] = ["input_ids", "attention_mask"]
     path.write_text(json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

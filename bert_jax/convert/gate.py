@@ -16,12 +16,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 
 from bert_jax.checkpoint import SavedModel
 from bert_jax.config import ModelConfig
 from bert_jax.convert.families import FAMILIES
-from bert_jax.convert.hf_files import WEIGHTS_FILE
+from bert_jax.convert.hf_files import open_tensors
 from bert_jax.convert.mapping import Params, leaves, nest
 from bert_jax.convert.reference import InconsistentFiles, forward
 from bert_jax.model.bert import bind
@@ -32,6 +31,8 @@ _ROWS, _LENGTH = 4, 16
 _STAND_IN_ROWS, _STAND_IN_LENGTH = 2, 48
 _NARROW = 0.003
 
+_A_TOKEN = ("prediction_logits", "start_logits", "end_logits")  # outputs for each position, as are `logits` [B,S,V]
+
 Probe = dict[str, np.ndarray]
 
 
@@ -39,10 +40,16 @@ class ConversionMismatch(Exception):
     """The written files do not compute what the model computes; the message says which output differs by how much."""
 
 
+def allowed(largest: float) -> float:
+    """By how much an output may differ whose largest number is `largest`."""
+    return ABSOLUTE + RELATIVE * largest
+
+
 def probe_inputs(config: ModelConfig, seed: int = 0) -> Probe:
     """Random rows, int64 [B,S]: one text, two texts, each with and without padding.
 
-    input_ids, attention_mask, token_type_ids as transformers takes them; positions count up.
+    input_ids, attention_mask and, where there are any, token_type_ids, as transformers takes them; positions count up.
+    Only padding is [PAD] where positions are counted by it.
     """
     draw = np.random.Generator(np.random.Philox(seed))
     rows, length = _ROWS, min(_LENGTH, config.max_position_embeddings)
@@ -52,11 +59,13 @@ def probe_inputs(config: ModelConfig, seed: int = 0) -> Probe:
     places = np.arange(length)[None]
     mask = (places < used[:, None]).astype(np.int64)
     types = ((places >= second[:, None]) & (mask > 0)).astype(np.int64)
-    return {
-        "input_ids": np.where(mask > 0, ids, 0),
-        "attention_mask": mask,
-        "token_type_ids": np.minimum(types, config.type_vocab_size - 1),
-    }
+    pad = max(config.position_offset - 1, 0)
+    if config.position_offset:
+        ids = np.where(ids == pad, pad + 1, ids)
+    probe = {"input_ids": np.where(mask > 0, ids, pad), "attention_mask": mask}
+    if config.type_vocab_size:
+        probe["token_type_ids"] = np.minimum(types, config.type_vocab_size - 1)
+    return probe
 
 
 @functools.lru_cache(maxsize=4)
@@ -64,10 +73,12 @@ def _outputs(config: ModelConfig, objective: str) -> Callable[[Params, Mapping[s
     """Jitted: params and a batch to the outputs under transformers' names."""
 
     def outputs(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        if objective not in ("nsp", "sop", "mlm"):
+        if objective not in ("nsp", "sop", "mlm", "rtd"):
             return {"logits": classifier_logits(config, params, batch)}
         bert = bind(config, objective, params)
         hidden = bert.encode(batch)
+        if objective == "rtd":
+            return {"logits": bert.discriminator(hidden)}
         everywhere = jnp.broadcast_to(jnp.arange(hidden.shape[1]), hidden.shape[:2])
         words = bert.mlm_logits(hidden, everywhere)[..., : config.vocab_size]
         if objective == "mlm":
@@ -80,11 +91,12 @@ def _outputs(config: ModelConfig, objective: str) -> Callable[[Params, Mapping[s
 
 def model_outputs(model: SavedModel, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the trainer's model says, float32 with full products, under transformers' names; as `reference.forward`."""
-    counting = np.broadcast_to(np.arange(inputs["input_ids"].shape[1]), inputs["input_ids"].shape)
+    ids, offset = inputs["input_ids"], model.config.position_offset
+    counting = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     batch = {
-        "input_ids": inputs["input_ids"],
-        "token_type_ids": inputs["token_type_ids"],
-        "position_ids": inputs.get("position_ids", counting),
+        "input_ids": ids,
+        "token_type_ids": inputs.get("token_type_ids", np.zeros_like(ids)),
+        "position_ids": inputs["position_ids"] - offset if "position_ids" in inputs else counting,
         "segment_ids": inputs["attention_mask"],
     }
     run = _outputs(dataclasses.replace(model.config, dtype="float32"), model.objective)
@@ -115,14 +127,14 @@ def check(directory: Path, model: SavedModel, inputs: Probe) -> dict[str, np.nda
         theirs = computed[name]
         if theirs.shape != ours.shape:
             raise ConversionMismatch(f"{name} has shape {theirs.shape} from the files; the model's is {ours.shape}")
-        compared = np.ones(ours.shape[:1], bool) if ours.ndim == 2 else inputs["attention_mask"] > 0
+        of_tokens = ours.ndim == 3 or name in _A_TOKEN or model.objective == "rtd"
+        compared = inputs["attention_mask"] > 0 if of_tokens else np.ones(ours.shape[:1], bool)
         largest = float(np.abs(theirs[compared]).max())
         difference = float(np.abs(theirs[compared] - ours[compared]).max())
-        allowed = ABSOLUTE + RELATIVE * largest
-        if not difference <= allowed:  # a NaN is no agreement
+        if not difference <= allowed(largest):  # a NaN is no agreement
             raise ConversionMismatch(
                 f"{name} of the written files differs from the model's by {difference:.3g} "
-                f"(largest logit {largest:.3g}, allowed {allowed:.3g}); nothing was written"
+                f"(largest logit {largest:.3g}, allowed {allowed(largest):.3g}); nothing was written"
             )
         outputs[name] = np.where(compared.reshape(compared.shape + (1,) * (ours.ndim - compared.ndim)), ours, theirs)
     return {name: value.astype(np.float32) for name, value in outputs.items()}
@@ -141,16 +153,19 @@ def stand_in(model: SavedModel, narrow: bool, seed: int = 0) -> SavedModel:
     size = _NARROW if narrow else 1.0
     weight = model.config.hidden_size**-0.5
 
-    def numbers(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    def numbers(path: str, shape: tuple[int, ...]) -> jax.Array:
         values = draw.standard_normal(shape, np.float32)
         if path.endswith("/embedding"):
-            return (_NARROW if narrow else 0.1) * values
-        if path.endswith("/kernel"):
-            return (weight / size if path.startswith("pooler/") else weight) * values
-        inside = path.startswith(("embeddings/", "layers/", "mlm/transform/"))
-        return (size if inside else 1.0) * ((1.0 if path.endswith("/scale") else 0.0) + 0.2 * values)
+            values *= _NARROW if narrow else 0.1
+        elif path.endswith("/kernel"):
+            values *= weight / size if path.startswith("pooler/") else weight
+        else:
+            values *= 0.2
+            values += 1.0 if path.endswith("/scale") else 0.0
+            values *= size if path.startswith(("embeddings/", "layers/", "mlm/transform/")) else 1.0
+        return jnp.asarray(values)
 
-    pairs = ((path, numbers(path, np.shape(leaf)).astype(np.float32)) for path, leaf in leaves(model.params))
+    pairs = [(path, numbers(path, leaf.shape)) for path, leaf in leaves(model.params)]
     return dataclasses.replace(model, params=nest(pairs))
 
 
@@ -161,30 +176,40 @@ def stand_in_inputs(config: ModelConfig, seed: int = 1) -> Probe:
     places = np.linspace(0, config.max_position_embeddings - 1, rows * length).round().astype(np.int64)
     mask = np.ones((rows, length), np.int64)
     mask[1:, length - length // 4 :] = 0
-    return {
+    probe = {
         "input_ids": draw.integers(0, config.vocab_size, (rows, length)),
         "attention_mask": mask,
-        "token_type_ids": draw.integers(0, config.type_vocab_size, (rows, length)),
-        "position_ids": places.reshape(length, rows).T.copy(),
+        "position_ids": places.reshape(length, rows).T + config.position_offset,
     }
+    if config.type_vocab_size:
+        probe["token_type_ids"] = draw.integers(0, config.type_vocab_size, (rows, length))
+    return probe
 
 
 def check_nothing_lost(directory: Path, model: SavedModel) -> None:
-    """Every number but the padded vocabulary's is in the file, wherever: count and sum of magnitudes agree.
+    """Every number but the padded vocabulary's is in the files, wherever: count and sum of magnitudes agree.
 
     Raises:
       ConversionMismatch: they do not.
     """
     vocab, family = model.config.vocab_size, FAMILIES[model.config.family]
-    ours = [np.asarray(leaf)[:vocab] if row.vocabulary else np.asarray(leaf) for row, leaf in family.rows(model.params)]
-    with safe_open(directory / WEIGHTS_FILE, "np") as file:
-        names = set(file.keys()).difference(family.copies(file.keys()))  # those are written twice
-        count = sum(file.get_tensor(name).size for name in names)
-        total = sum(float(np.abs(file.get_tensor(name), dtype=np.float64).sum()) for name in names)
-    expected = sum(float(np.abs(leaf, dtype=np.float64).sum()) for leaf in ours)
-    size = sum(leaf.size for leaf in ours)
+    size, expected = 0, 0.0
+    for row, leaf in family.rows(model.params):
+        whole = np.asarray(leaf)
+        for part in whole if row.stacked else [whole[:vocab] if row.vocabulary else whole]:
+            size, expected = size + part.size, expected + _magnitude(part)
+    tensors = open_tensors(directory, family.prefix, family.heads, family.renamed)
+    names = set(tensors.names()).difference(family.copies(tensors.names()))  # those are written twice
+    count, total = 0, 0.0
+    for name in names:
+        tensor = tensors.read(name)
+        count, total = count + tensor.size, total + _magnitude(tensor)
     if count != size or not abs(total - expected) <= 1e-9 * expected:
         raise ConversionMismatch(
-            f"the file holds {count} numbers with magnitudes of sum {total:.12g}; the model has {size} "
+            f"the files hold {count} numbers with magnitudes of sum {total:.12g}; the model has {size} "
             f"of sum {expected:.12g}; nothing was written"
         )
+
+
+def _magnitude(array: np.ndarray) -> float:
+    return float(np.abs(array).sum(dtype=np.float64))

@@ -3,15 +3,14 @@
 Nothing here runs code from the directory: of pickles only weights are read, and remote code is refused.
 """
 
-import contextlib
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from bert_jax.checkpoint import read_json
 from bert_jax.convert.torch_files import TorchFile
@@ -59,7 +58,7 @@ class Tensors:
             kind = file.get_slice(stored).get_dtype()
             if kind not in _FLOATS:
                 raise InputError(f"{path}: tensor {stored} is of type {kind}; weights must be {', '.join(_FLOATS)}")
-            tensor = file.get_tensor(stored).astype(np.float32)
+            tensor = file.get_tensor(stored).astype(np.float32, copy=False)
         except SafetensorError as error:
             raise InputError(f"{path}: tensor {stored} cannot be read ({error}); copy the model again") from None
         if not np.isfinite(tensor).all():
@@ -73,37 +72,71 @@ class Tensors:
         return bool((flat == np.arange(flat.size)).all())
 
 
-@contextlib.contextmanager
-def open_tensors(directory: Path, prefix: str, renamed: Mapping[str, str]) -> Iterator[Tensors]:
+class _SafetensorsFile:
+    """A file that is opened for each tensor: what a handle has read stays in memory as long as it is open."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with safe_open(path, "np") as file:
+            self._headers = {name: _header(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+
+    def keys(self) -> list[str]:
+        return list(self._headers)
+
+    def get_slice(self, name: str) -> "_Header":
+        return self._headers[name]
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        with safe_open(self._path, "np") as file:
+            return file.get_tensor(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    shape: list[int]
+    kind: str
+
+    def get_shape(self) -> list[int]:
+        return self.shape
+
+    def get_dtype(self) -> str:
+        return self.kind
+
+
+def _header(part: Any) -> _Header:
+    return _Header(part.get_shape(), part.get_dtype())
+
+
+def open_tensors(directory: Path, prefix: str, heads: tuple[str, ...], renamed: Mapping[str, str]) -> Tensors:
     """The tensors of a directory, under the names of a model with heads.
 
     Args:
       directory: with model.safetensors or pytorch_model.bin, or an index of either and its shards.
-      prefix: put in front of all names where none has it (a bare encoder's).
+      prefix: put in front of the encoder's names where none has it (a bare encoder's).
+      heads: beginnings of names that are not the encoder's.
       renamed: old endings of names to new ones.
 
     Raises:
       InputError: no such files, or damaged ones.
     """
-    with contextlib.ExitStack() as stack:
-        stored: dict[str, tuple[Any, str, Path]] = {}
-        for path in _weight_files(directory):
-            try:
-                file = TorchFile(path) if path.suffix == ".bin" else stack.enter_context(safe_open(path, "np"))
-                stored |= {name: (file, name, path) for name in file.keys()}  # noqa: SIM118 (the handle is no mapping)
-            except FileNotFoundError:
-                raise InputError(f"{path} does not exist, though the index names it; copy the model again") from None
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"{path} is damaged ({error}); copy the model again") from None
-        bare = not any(name.startswith(prefix) for name in stored)
-        yield Tensors({_today(name, prefix if bare else "", renamed): value for name, value in stored.items()})
+    stored: dict[str, tuple[Any, str, Path]] = {}
+    for path in _weight_files(directory):
+        try:
+            file = TorchFile(path) if path.suffix == ".bin" else _SafetensorsFile(path)
+            stored |= {name: (file, name, path) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist, though the index names it; copy the model again") from None
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is damaged ({error}); copy the model again") from None
+    bare = not any(name.startswith(prefix) for name in stored)
+    prefix = prefix if bare else ""
+    return Tensors({_today(name, prefix, heads, renamed): value for name, value in stored.items()})
 
 
-def _today(name: str, prefix: str, renamed: Mapping[str, str]) -> str:
+def _today(name: str, prefix: str, heads: tuple[str, ...], renamed: Mapping[str, str]) -> str:
     for old, new in renamed.items():
         if name.endswith(old):
             name = name.removesuffix(old) + new
-    heads = ("cls.", "classifier.")
     return name if name.startswith(heads) else prefix + name
 
 
@@ -126,22 +159,3 @@ def _shards(index: Path) -> list[Path]:
         if Path(name).name != name:
             raise InputError(f"{index} names {name!r}, which lies elsewhere; copy the model again")
     return [index.parent / name for name in names]
-
-
-def write_directory(directory: Path, fields: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> None:
-    """Writes config.json and model.safetensors, marked as transformers expects it."""
-    (directory / CONFIG_FILE).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-    save_tensors(directory / WEIGHTS_FILE, tensors)
-
-
-def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """A safetensors file.
-
-    Raises:
-      InputError: it cannot be written (a full disk, say).
-    """
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # the library leaves it readable by its owner only
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be written ({error}); free space or name another output") from None

@@ -20,7 +20,7 @@ from bert_jax.model.classifier import classifier_shapes
 from data_prep.errors import InputError
 from data_prep.tokenizer import load_tokenizer
 
-_HEADS = ("pooler", "mlm", "nsp")  # may be absent as a whole, and are then started fresh
+_HEADS = ("pooler", "mlm", "nsp", "discriminator")  # may be absent as a whole, and are then started fresh
 
 
 def from_hf(directory: str | Path, output: str | Path) -> None:
@@ -43,6 +43,12 @@ def from_hf(directory: str | Path, output: str | Path) -> None:
     if tokenizer.vocab_size > model.config.vocab_size:
         raise InputError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, the embeddings {model.config.vocab_size}; "
+            "use the tokenizer that belongs to the model"
+        )
+    offset = model.config.position_offset
+    if offset and tokenizer.pad_id != offset - 1:
+        raise InputError(
+            f"{directory}: pad_token_id is {offset - 1} in {CONFIG_FILE}, and the tokenizer's is {tokenizer.pad_id}; "
             "use the tokenizer that belongs to the model"
         )
     with tempfile.TemporaryDirectory() as tokenizer_dir:
@@ -83,11 +89,11 @@ def read_hf(directory: Path) -> SavedModel:
         card = _card(fields, where)
         objective = card["task"]
         shapes = classifier_shapes(config, max(1, len(card["labels"])))
-    with open_tensors(directory, family.prefix, family.renamed) as tensors:
-        if not card:
-            objective = _objective_of(family, objective, tensors)
-            shapes = abstract_params(config, objective)
-        params = _read_params(family, config, objective, shapes, tensors, directory)
+    tensors = open_tensors(directory, family.prefix, family.heads, family.renamed)
+    if not card:
+        objective = _objective_of(family, objective, tensors)
+        shapes = abstract_params(config, objective)
+    params = _read_params(family, config, objective, shapes, tensors, directory)
     return SavedModel(config, objective, params, directory, 0, card)
 
 
@@ -130,6 +136,8 @@ def _card(fields: dict[str, Any], where: Path) -> dict[str, Any]:
 
 def _objective_of(family: Family, objective: str, tensors: Tensors) -> str:
     """Models that call themselves masked only often carry the other head too: then nothing of it is dropped."""
+    if "nsp" not in family.architectures.values():
+        return objective
     there = set(tensors.names())
     others = {row.theirs for row in family.table if row.ours.split("/")[0] in ("pooler", "nsp")}
     return "nsp" if others <= there else objective

@@ -19,10 +19,12 @@ _SIZES = (
     "family",
     "vocab_size",
     "hidden_size",
+    "embedding_size",
     "num_layers",
     "num_heads",
     "intermediate_size",
     "max_position_embeddings",
+    "position_offset",
     "type_vocab_size",
     "layer_norm_eps",
     "tie_word_embeddings",
@@ -49,6 +51,11 @@ def initial_params(config: Config, tokenizer: Tokenizer) -> Params | None:
 
 def _params_of(directory: Path, config: Config, tokenizer: Tokenizer) -> Params:
     saved = open_model(directory)
+    if saved.objective == "rtd":
+        raise InputError(
+            f"config.init={config.init} is a discriminator, which has no head for masked words; fine-tune it, or start "
+            "from its generator"
+        )
     wrong = {name: getattr(saved.config, name) for name in _SIZES if _differs(saved.config, config.model, name)}
     if wrong:
         asked = ", ".join(f"config.model.{name}={getattr(config.model, name)}" for name in wrong)

@@ -6,6 +6,7 @@ apply, and the same row serves export and import.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -99,6 +100,12 @@ class Family:
     config_to_hf: Callable[[ModelConfig], dict[str, Any]]
     config_from_hf: Callable[[dict[str, Any], str], ModelConfig]
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """How the names of tensors outside the encoder begin."""
+        outside = (row.theirs for row in self.table if not row.theirs.startswith(self.prefix))
+        return tuple(dict.fromkeys(name.split(".")[0] + "." for name in outside))
+
     def architecture(self, objective: str) -> str:
         """Their class for an objective or task."""
         return next(name for name, ours in self.architectures.items() if ours == objective and name != self.bare)
@@ -141,15 +148,31 @@ def nest(pairs: Iterable[tuple[str, Any]]) -> Params:
     return tree
 
 
-def to_tensors(family: Family, config: ModelConfig, params: Params) -> dict[str, np.ndarray]:
-    """Our parameters as their tensors, float32, by name."""
-    tensors = {}
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One of their tensors, made when it is asked for: of a large model a second copy is never whole in memory.
+
+    `make()` gives a contiguous float32 array of `shape`.
+    """
+
+    shape: Shape
+    make: Callable[[], np.ndarray]
+
+
+def to_tensors(family: Family, config: ModelConfig, params: Params) -> dict[str, Tensor]:
+    """Our parameters as their tensors, by name."""
+    tensors: dict[str, Tensor] = {}
     for row, array in family.rows(params):
-        array = np.asarray(array, np.float32)
-        parts = array if row.stacked else [array]
-        for name, part in zip(row.names(config.num_layers), parts, strict=True):
-            tensors[name] = row.to_theirs(part, config.vocab_size)
+        shape = row.shape(array.shape[1:] if row.stacked else array.shape, config.vocab_size)
+        for layer, name in enumerate(row.names(config.num_layers)):
+            place = layer if row.stacked else None
+            tensors[name] = Tensor(shape, functools.partial(_tensor, row, array, place, config.vocab_size))
     if not config.tie_word_embeddings:
         # transformers gives an untied decoder a bias of its own, which is the one in use, and keeps the other.
-        tensors |= {copy: tensors[original].copy() for copy, original in family.copies(tensors).items()}
+        tensors |= {copy: tensors[original] for copy, original in family.copies(tensors).items()}
     return tensors
+
+
+def _tensor(row: Row, array: Any, layer: int | None, vocab_size: int) -> np.ndarray:
+    whole = np.asarray(array)
+    return row.to_theirs(np.asarray(whole if layer is None else whole[layer], np.float32), vocab_size)

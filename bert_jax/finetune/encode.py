@@ -14,7 +14,8 @@ _POOL = 16  # batches among which rows are sorted by length
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Rows as `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`: ids, and how many of them are of token type 0."""
+    """Rows as `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]` (with as many [SEP] between as the tokenizer puts there): ids,
+    and how many of them are of token type 0."""
 
     ids: list[list[int]]
     first: list[int]
@@ -25,21 +26,24 @@ class Encoded:
         return np.array([len(row) for row in self.ids], np.int64)
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_seq_len: int) -> Encoded:
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_seq_len: int, token_types: bool = True
+) -> Encoded:
     """Encodes rows of one or two texts, cut at the end to max_seq_len tokens in all; the longer one is cut first.
 
-    An empty second text is none, as in transformers.
+    An empty second text is none, as in transformers. Without `token_types` both texts are of type 0.
     """
     parts = [tokenizer.encode_batch([row[i] for row in texts]) for i in range(len(texts[0]))]
     ids, first = [], []
     for words, row in zip(texts, zip(*parts, strict=True), strict=True):
         row = row[:1] if words[-1] == "" else row
-        kept = _cut([len(part) for part in row], max_seq_len - len(row) - 1)
-        tokens = [tokenizer.cls_id]
-        for part, length in zip(row, kept, strict=True):
-            tokens += [*part[:length], tokenizer.sep_id]
-        ids.append(tokens)
-        first.append(kept[0] + 2)
+        separators = tokenizer.pair_separators if len(row) == 2 else 1
+        kept = _cut([len(part) for part in row], max_seq_len - len(row) - separators)
+        tokens = [tokenizer.cls_id, *row[0][: kept[0]]]
+        if len(row) == 2:
+            tokens += [*[tokenizer.sep_id] * separators, *row[1][: kept[1]]]
+        ids.append([*tokens, tokenizer.sep_id])
+        first.append(kept[0] + 1 + separators if token_types else len(ids[-1]))
     return Encoded(ids, first, tokenizer.pad_id)
 
 

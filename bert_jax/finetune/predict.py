@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from bert_jax.checkpoint import SavedModel, read_json
+from bert_jax.config import has_token_types
 from bert_jax.convert.importing import open_model
 from bert_jax.finetune.encode import encode
 from bert_jax.finetune.infer import all_logits
@@ -45,7 +46,7 @@ def predict(model_dir: str | Path, input_path: str | Path, output_path: str | Pa
         raise InputError(f"{output_path.parent} is no directory; make it, or name another --output")
     longest = _longest(model)
     config = dataclasses.replace(model.config, dtype="float32")
-    encoded = encode(load_tokenizer(model.tokenizer_dir), table.texts(columns), longest)
+    encoded = encode(load_tokenizer(model.tokenizer_dir), table.texts(columns), longest, has_token_types(model.config))
     with jax.default_matmul_precision("highest"):
         params = jax.tree.map(jax.numpy.asarray, model.params)
         logits = all_logits(config, params, encoded, _BATCH_SIZE, longest)
@@ -81,7 +82,7 @@ def _text_columns(table: Table, model: SavedModel) -> list[str]:
             f"{table.path} has text columns {', '.join(columns)}; the model was trained on {', '.join(trained)}: "
             "give it these"
         )
-    if len(columns) > 1 and model.config.type_vocab_size < 2:
+    if len(columns) > 1 and has_token_types(model.config) and model.config.type_vocab_size < 2:
         raise InputError(f"{table.path} has two text columns, and the model has no token type for the second; keep one")
     return columns
 

@@ -15,7 +15,7 @@ import optax
 
 from bert_jax import checkpoint
 from bert_jax.checkpoint import SavedModel
-from bert_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
+from bert_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig, has_token_types
 from bert_jax.convert.importing import fresh_parts, open_model
 from bert_jax.finetune.encode import Encoded, batch, bucket_lengths, encode, epoch_batches
 from bert_jax.finetune.infer import all_logits
@@ -79,11 +79,12 @@ def finetune(
     max_seq_len = max_seq_len or min(_USUAL_LENGTH, positions)
     if max_seq_len > positions:
         raise InputError(f"--max-seq-len {max_seq_len} exceeds the {positions} positions of {init}; lower it")
-    if len(columns) > 1 and saved.config.type_vocab_size < 2:
+    if len(columns) > 1 and has_token_types(saved.config) and saved.config.type_vocab_size < 2:
         raise InputError(f"{init} has no token type for a second text; keep one text column in {train}")
     tokenizer = load_tokenizer(saved.tokenizer_dir)
-    train_rows = encode(tokenizer, train_table.texts(columns), max_seq_len)
-    dev_rows = encode(tokenizer, dev_table.texts(columns), max_seq_len)
+    types = has_token_types(saved.config)
+    train_rows = encode(tokenizer, train_table.texts(columns), max_seq_len, types)
+    dev_rows = encode(tokenizer, dev_table.texts(columns), max_seq_len, types)
     config = _compute_config(saved.config)
     params = _first_params(saved, max(1, len(labels)), seed, init)
 

@@ -1,4 +1,8 @@
-"""BERT with its pretraining heads (Devlin et al., 2018): module descriptions, and params as a plain nested dict."""
+"""BERT with its pretraining heads (Devlin et al., 2018): module descriptions, and params as a plain nested dict.
+
+RoBERTa (Liu et al., 2019), DistilBERT (Sanh et al., 2019) and ELECTRA (Clark et al., 2020) are the same encoder: what
+they have more or less of is said by the config's sizes.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -53,28 +57,34 @@ class Embedding(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """Word, position and token type, summed in float32 and normed."""
+    """Word, position and, where there are any, token type, summed in float32, normed, and projected where narrower."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        """Declares the three tables and the norm."""
-        size, vocab = config.hidden_size, config.padded_vocab_size
-        self.rate = config.hidden_dropout_rate
+        """Declares the tables, the norm and what the config asks for besides."""
+        size, vocab = config.word_size, config.padded_vocab_size
+        self.rate, self.offset = config.hidden_dropout_rate, config.position_offset
         self.word = Embedding(vocab, config.vocab_size, size, ("vocab", "embed"), rngs)
-        positions, types = config.max_position_embeddings, config.type_vocab_size
+        positions, types = config.position_offset + config.max_position_embeddings, config.type_vocab_size
         self.position = Embedding(positions, positions, size, ("position", "embed"), rngs)
-        self.token_type = Embedding(types, types, size, ("token_type", "embed_vector"), rngs)
+        self.token_type = Embedding(types, types, size, ("token_type", "embed_vector"), rngs) if types else None
         self.norm = LayerNorm(size, config.layer_norm_eps, config.dtype, rngs)
+        self.project = _projection(config, rngs) if size != config.hidden_size else None
 
     def __call__(self, batch: Mapping[str, Any], dropout: Dropout | None) -> Float[Array, "B S D"]:
-        summed = (
-            self.word(batch["input_ids"])
-            + self.position(batch["position_ids"])
-            + self.token_type(batch["token_type_ids"])
-        )
+        summed = self.word(batch["input_ids"]) + self.position(batch["position_ids"] + self.offset)
+        if self.token_type is not None:
+            summed += self.token_type(batch["token_type_ids"])
         x = self.norm(constrain(summed, "batch", None, None))
         if dropout is not None:
             x = dropout(x, self.rate, Purpose.DROPOUT_EMBEDDINGS)
+        if self.project is not None:
+            x = self.project(x)
         return constrain(x, "batch", None, None)
+
+
+def _projection(config: ModelConfig, rngs: nnx.Rngs) -> Dense:
+    sizes = (config.word_size, config.hidden_size)
+    return Dense("BSE,ED->BSD", sizes, ("embed", "embed_out"), ("embed_vector",), config.dtype, rngs)
 
 
 class MlmHead(nnx.Module):
@@ -82,19 +92,19 @@ class MlmHead(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         """Declares the transform and what the decoder has of its own."""
-        size = config.hidden_size
+        size = config.word_size
         self.transform = Dense(
-            "BPD,DE->BPE", (size, size), ("embed", "embed_out"), ("embed_vector",), config.dtype, rngs
+            "BPD,DE->BPE", (config.hidden_size, size), ("embed", "embed_out"), ("embed_vector",), config.dtype, rngs
         )
         self.norm = LayerNorm(size, config.layer_norm_eps, config.dtype, rngs)
         self.dtype = jnp.dtype(config.dtype)
         self.decoder = Decoder(config, rngs)
 
-    def __call__(self, hidden: Float[Array, "B P D"], words: Float[Array, "V D"]) -> Float[Array, "B P V"]:
+    def __call__(self, hidden: Float[Array, "B P D"], words: Float[Array, "V E"]) -> Float[Array, "B P V"]:
         """Logits against every row of the word embedding `words`, or of the decoder's own table where it has one."""
         transformed = self.norm(gelu(self.transform(hidden)))
         table = words if self.decoder.embedding is None else jnp.asarray(self.decoder.embedding[...])
-        logits = product("BPD,VD->BPV", self.dtype, ("vocab", "embed"), transformed, table)
+        logits = product("BPE,VE->BPV", self.dtype, ("vocab", "embed"), transformed, table)
         return logits + self.decoder.bias_in_use()
 
 
@@ -107,12 +117,27 @@ class Decoder(nnx.Module):
         self.bias = parameter(rngs, ZEROS, (size,), ("vocab_vector",))
         axes = ("vocab", "embed")
         tied = config.tie_word_embeddings
-        self.embedding = None if tied else _table(size, self.used, config.hidden_size, axes, rngs)
+        self.embedding = None if tied else _table(size, self.used, config.word_size, axes, rngs)
 
     def bias_in_use(self) -> Float[Array, " V"]:
         """Padding rows get a bias so low that they never win and add nothing to the softmax."""
         bias = in_use(self.bias, ("vocab_vector",), jnp.float32)
         return jnp.where(jnp.arange(bias.shape[0]) < self.used, bias, PADDED_LOGIT)
+
+
+class ReplacedTokenHead(nnx.Module):
+    """Which tokens are not the text's own: dense, gelu, one logit a position (Clark et al., 2020)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        """Declares the two products."""
+        size = config.hidden_size
+        self.transform = Dense(
+            "BSD,DE->BSE", (size, size), ("embed", "embed_out"), ("embed_vector",), config.dtype, rngs
+        )
+        self.output = Dense("BSD,DC->BSC", (size, 1), ("embed_vector", "label"), ("label",), jnp.float32, rngs)
+
+    def __call__(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S"]:
+        return self.output(gelu(self.transform(hidden)).astype(jnp.float32))[..., 0]
 
 
 class Bert(nnx.Module):
@@ -122,17 +147,20 @@ class Bert(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, objective: str, rngs: nnx.Rngs):
-        """Declares all parameters; objective `mlm` has neither pooler nor NSP head.
+        """Declares all parameters; objective `mlm` has neither pooler nor NSP head, `rtd` has its one head.
 
         Args:
           config: sizes; `vocab_size` must be filled in.
-          objective: "nsp", "sop" or "mlm".
+          objective: "nsp", "sop" or "mlm", or "rtd" (ELECTRA's discriminator, which is not trained here).
           rngs: with a `params` stream.
         """
         size = config.hidden_size
         self.config, self.objective = config, objective
         self.embeddings = Embeddings(config, rngs)
         self.layers = stack(config, rngs)
+        if objective == "rtd":
+            self.discriminator = ReplacedTokenHead(config, rngs)
+            return
         self.mlm = MlmHead(config, rngs)
         if objective != "mlm":
             self.pooler = Dense(

@@ -1,4 +1,7 @@
-"""Encoder, pooler and a linear head on [CLS]: the model of a fine-tuned task (Devlin et al., 2018, section 4.1)."""
+"""Encoder, pooler and a linear head on [CLS]: the model of a fine-tuned task (Devlin et al., 2018, section 4.1).
+
+Families differ in what stands between the pooler's product and the head, and in where there is dropout.
+"""
 
 from collections.abc import Mapping
 
@@ -8,10 +11,13 @@ from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.bert import Dropout, Params, abstract_params, bind
-from bert_jax.model.layers import NORMAL
+from bert_jax.model.layers import NORMAL, gelu, take_positions
 from bert_jax.random_bits import Purpose
 
 _PRETRAINING_HEADS = ("mlm", "nsp")
+# As transformers' classes for sequence classification have them; tanh in the others.
+_ACTIVATIONS = {"distilbert": jax.nn.relu, "electra": gelu}
+_DROPOUT_BEFORE_POOLER = ("roberta", "xlm-roberta", "electra")
 
 
 def classifier_shapes(config: ModelConfig, num_labels: int) -> Params:
@@ -46,8 +52,10 @@ def classifier_logits(
     )
     encoder = {name: part for name, part in params.items() if name != "classifier"}
     model = bind(config, "nsp", encoder | unused)
-    first = jnp.zeros((batch["input_ids"].shape[0], 1), jnp.int32)
-    pooled = model.pool(model.encode(batch, dropout), first)[:, 0].astype(jnp.float32)
+    first = take_positions(model.encode(batch, dropout), jnp.zeros((batch["input_ids"].shape[0], 1), jnp.int32))
+    if dropout is not None and config.family in _DROPOUT_BEFORE_POOLER:
+        first = dropout(first, config.hidden_dropout_rate, Purpose.DROPOUT_BEFORE_POOLER)
+    pooled = _ACTIVATIONS.get(config.family, jnp.tanh)(model.pooler(first))[:, 0].astype(jnp.float32)
     if dropout is not None:
         pooled = dropout(pooled, config.hidden_dropout_rate, Purpose.DROPOUT_HEAD)
     return pooled @ params["classifier"]["kernel"] + params["classifier"]["bias"]

@@ -17,7 +17,7 @@ from bert_jax import checkpoint
 from bert_jax.config import Config, DataConfig, ModelConfig
 from bert_jax.convert import from_hf, open_model, to_hf, torch_files
 from bert_jax.convert.bert import BERT
-from bert_jax.convert.hf_files import write_directory
+from bert_jax.convert.hf_writing import write_directory
 from bert_jax.convert.importing import read_hf
 from bert_jax.convert.initialise import initial_params
 from bert_jax.convert.mapping import to_tensors
