@@ -160,7 +160,8 @@ def _plan(options: argparse.Namespace) -> None:
     from bert_jax.config_file import load
     from bert_jax.topology import parse_topology
 
-    config, topology = load(options.config, options.overrides), parse_topology(options.device)
+    config = load(options.config, options.overrides)
+    topology = parse_topology(options.device, config.mesh.dcn)
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'")
     # Read when libtpu starts: it is not to look for chips, nor for a metadata server.
@@ -170,6 +171,15 @@ def _plan(options: argparse.Namespace) -> None:
         TPU_ACCELERATOR_TYPE=topology.accelerator_type,
         TPU_WORKER_HOSTNAMES="localhost",
     )
+    if options.sweep:
+        if options.dump:
+            raise InputError("--sweep plans many programs and --dump writes one's; plan the chosen row with --dump")
+        from bert_jax.plan_sweep import sweep, table
+
+        told = sweep(config, topology, options.price)
+        print(table(told["rows"]), file=sys.stderr)
+        _print_json(told)
+        return
     from bert_jax.plan_run import plan_run
 
     dump = Path(options.dump) if options.dump else None
@@ -216,6 +226,19 @@ def _convert(options: argparse.Namespace) -> int:
     except ConversionMismatch as error:
         return _fail(str(error), 1)
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from bert_jax.convert.verify import verify
+
+    report, wrong = verify(_on_disk(options.directory))
+    if report["pytorch"] is None:
+        print(
+            "PyTorch is not installed, so only NumPy's forward pass was compared; pip install 'bert-jax[hf]' for both",
+            file=sys.stderr,
+        )
+    _print_json(report)
+    return _fail(wrong, 1) if wrong else 0
 
 
 def _finetune(options: argparse.Namespace) -> None:
@@ -265,6 +288,22 @@ def _report(options: argparse.Namespace) -> None:
         write_report(runs, output)
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from bert_jax.compare import compare
+    from bert_jax.run_copy import local_run
+
+    with (
+        local_run(options.workdir, params=False) as run,
+        local_run(options.reference, params=False) as reference,
+    ):
+        report, sentence = compare(run, reference, options.tolerance)
+    _print_json(report)
+    if report["worse"]:
+        return _fail(sentence, 1)
+    print(sentence, file=sys.stderr)
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "vocab": _vocab,
     "build": _build,
@@ -274,8 +313,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "inspect": _inspect,
     "evaluate": _evaluate,
     "convert": _convert,
+    "verify": _verify,
     "finetune": _finetune,
     "predict": _predict,
     "fill-mask": _fill_mask,
     "report": _report,
+    "compare": _compare,
 }

@@ -20,6 +20,8 @@ _PEER_LOST = re.compile(
     r"gloo|peer|connection|heartbeat|coordination|barrier|unavailable|deadline.exceeded|nccl|timed out", re.IGNORECASE
 )
 
+_JOINING = 3  # hosts start minutes apart: to find each other they have so many times what counts as death later
+
 
 def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None:
     """Joins the processes of a pod or job where the environment shows one; does nothing on one host.
@@ -28,7 +30,8 @@ def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None
     TPU pods are recognised by jax itself. Must run before anything else touches a device.
 
     Args:
-      peer_seconds: a process that has not been heard of for so long counts as dead, and the others end.
+      peer_seconds: a process that has not been heard of for so long counts as dead, and the others end; one that has
+        never been heard of, after three times that.
       environment: of this process.
     """
     if not one_of_several(environment):
@@ -43,7 +46,9 @@ def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None
             process_id=int(environment["JAX_PROCESS_ID"]),
         )
     try:
-        jax.distributed.initialize(**named, heartbeat_timeout_seconds=peer_seconds)
+        jax.distributed.initialize(
+            **named, initialization_timeout=_JOINING * peer_seconds, heartbeat_timeout_seconds=peer_seconds
+        )
     except jax.errors.JaxRuntimeError as error:
         reason = next(iter(str(error).splitlines()), "")[:120]
         say = f"error: the hosts of the run did not find each other ({reason}); run the same command again on all hosts"

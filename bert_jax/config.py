@@ -131,6 +131,7 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    dcn: int = 1  # slices of TPUs, or hosts of GPUs, joined by the data centre's network; `data` runs over them first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +323,7 @@ def check(config: Config) -> None:
     _at_least("config.checkpoint.keep", config.checkpoint.keep, 1)
     _at_least("config.checkpoint.keep_every", config.checkpoint.keep_every, 0)
     _at_least("config.watchdog.peer_seconds", config.watchdog.peer_seconds, 1)
+    _at_least("config.mesh.dcn", config.mesh.dcn, 1)
     for name, seconds in (
         ("warn_seconds", config.watchdog.warn_seconds),
         ("stop_seconds", config.watchdog.stop_seconds),

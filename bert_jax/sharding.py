@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config import Config, MeshConfig, ModelConfig
@@ -50,16 +51,33 @@ def mesh_sizes(config: MeshConfig, count: int) -> tuple[int, int, int]:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh (data, fsdp, tensor) over the devices.
 
+    With `config.dcn` above 1 each slice holds a part of the data axis and whole fsdp and tensor axes, so that only
+    gradients travel between slices, once a step.
+
     Args:
       config: devices an axis; one of them may be -1, which takes what the others leave.
       devices: all of jax's unless given.
 
     Raises:
-      InputError: the sizes do not multiply to the number of devices.
+      InputError: the sizes do not multiply to the number of devices, or the slices are others than `config.dcn`.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = mesh_sizes(config, len(devices))
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    data, fsdp, tensor = sizes = mesh_sizes(config, len(devices))
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    if config.dcn == 1:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=types, devices=devices)
+    slices = {getattr(device, "slice_index", None) for device in devices}
+    by_process = len(slices) == 1  # such as GPUs, which know of no slices: there a host is one
+    count = len({device.process_index for device in devices}) if by_process else len(slices)
+    if count != config.dcn or data % count:
+        raise InputError(
+            f"config.mesh.dcn={config.dcn} and data={data}, but the devices lie in {count} "
+            f"{'hosts' if by_process else 'slices'}; give dcn that number, and data a multiple of it"
+        )
+    placed = mesh_utils.create_hybrid_device_mesh(
+        (data // count, fsdp, tensor), (count, 1, 1), devices, process_is_granule=by_process
+    )
+    return Mesh(placed, MESH_AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -20,6 +20,9 @@ class Generation:
       memory: bytes a device, nearly all of which a program may have.
       dimensions: of a topology.
       hertz: of its clock, by which the compiler's cycles become seconds: peak FLOP/s over those of a cycle.
+      ring: bytes a second between neighbours along one dimension of the interconnect, both ways around together: the
+        published bidirectional bandwidth of a chip over twice its dimensions.
+      dcn: bytes a second of a chip's share of the data centre's network, one way.
       dollars: a chip-hour on demand in the cheapest region of the United States, from Google's list of prices of 2025;
         prices change, so look yours up.
     """
@@ -31,29 +34,37 @@ class Generation:
     memory: int
     dimensions: int
     hertz: float
+    ring: float
+    dcn: float
     dollars: float
 
 
 GENERATIONS = {
-    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 1.05e9, 3.22),
-    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.50e9, 1.20),
-    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 1.75e9, 4.20),
-    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 1.75e9, 2.70),
+    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 1.05e9, 100e9, 6.25e9, 3.22),
+    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.50e9, 100e9, 3.125e9, 1.20),
+    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 1.75e9, 200e9, 6.25e9, 4.20),
+    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 1.75e9, 200e9, 12.5e9, 2.70),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of some generation: `shape` chips along each dimension of the interconnect."""
+    """Slices of some generation: `shape` chips along each dimension of a slice's interconnect."""
 
     name: str
     generation: Generation
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def chips(self) -> int:
-        """How many."""
-        return math.prod(self.shape)
+        """How many in all slices."""
+        return self.slices * math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """How many there are at most: a host has four chips in the smallest machines that make up slices."""
+        return max(1, self.chips // 4)
 
     @property
     def devices(self) -> int:
@@ -62,12 +73,12 @@ class Topology:
 
     @property
     def accelerator_type(self) -> str:
-        """As gcloud names the slice: v5litepod-256."""
-        return f"{self.generation.accelerator}-{self.chips * self.generation.cores}"
+        """As gcloud names a slice: v5litepod-256."""
+        return f"{self.generation.accelerator}-{math.prod(self.shape) * self.generation.cores}"
 
 
-def parse_topology(name: str) -> Topology:
-    """`v5e:16x16` or `v4:4x4x8` as a topology.
+def parse_topology(name: str, slices: int = 1) -> Topology:
+    """`v5e:16x16` or `v4:4x4x8` as a topology, of so many slices.
 
     Raises:
       InputError: an unknown generation, or no such form.
@@ -79,4 +90,4 @@ def parse_topology(name: str) -> Topology:
     if not re.fullmatch("x".join([r"[1-9]\d*"] * known.dimensions), shape):
         example = "x".join(["4"] * known.dimensions)
         raise InputError(f"{name!r} has no shape of {known.dimensions} dimensions; write {generation}:{example}")
-    return Topology(name, known, tuple(int(size) for size in shape.split("x")))
+    return Topology(name, known, tuple(int(size) for size in shape.split("x")), slices)

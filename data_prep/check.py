@@ -10,6 +10,7 @@ import numpy as np
 from data_prep import corpus, records
 from data_prep.errors import InputError
 from data_prep.files import checksum
+from data_prep.manifest import manifest_bytes, manifest_fingerprint
 from data_prep.record_layout import read_ends
 from data_prep.storage import Folder, is_url, local_folder
 
@@ -63,8 +64,8 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
     raw = file.read_bytes()
     try:
         manifest = json.loads(raw)
-        whole = manifest["fingerprint"] == corpus.manifest_fingerprint(manifest)
-        whole = whole and raw == corpus.manifest_bytes(manifest)
+        whole = manifest["fingerprint"] == manifest_fingerprint(manifest)
+        whole = whole and raw == manifest_bytes(manifest)
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     return (manifest, None) if whole else ({}, f"{file}: the file is damaged")

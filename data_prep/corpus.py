@@ -12,7 +12,6 @@ A record is one document, or a piece of a very long one. Records of a split are 
 order of the input. SPLIT is train or validation; a split of a tiny corpus may be empty and then has no shard.
 """
 
-import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -343,17 +342,6 @@ def kept_name(split: str) -> str:
 def token_counts_name(split: str) -> str:
     """File name of the counts of tokens."""
     return f"index/{split}.token_counts.npy"
-
-
-def manifest_fingerprint(manifest: dict[str, Any]) -> str:
-    """SHA-256 (hex) over everything in the manifest but itself, so over the checksums of all files too."""
-    content = {key: value for key, value in manifest.items() if key != "fingerprint"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    """The one way in which a manifest is written: any other bytes are damage."""
-    return (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode()
 
 
 def _load_array(file: Path, size: int) -> np.ndarray:

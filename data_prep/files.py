@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import mmap
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import InputError
+
+_HEADER_BYTES = 128
+_ZEROS = 1 << 20
 
 
 def write_error(path: Path, error: OSError) -> InputError:
@@ -60,6 +65,29 @@ def write_integers(path: Path, count: int, chunks: Iterable[np.ndarray]) -> dict
     return {"sha256": digest.hexdigest(), "bytes": len(header) + 8 * count}
 
 
+def read_array(path: Path, dtype: str) -> np.ndarray:
+    """The values of a file that `array_bytes` made. Raises OSError, and ValueError for any other file."""
+    raw = path.read_bytes()
+    values = np.frombuffer(raw, dtype, offset=_HEADER_BYTES)
+    if raw[:_HEADER_BYTES] != _npy_header(values.dtype, len(values)):
+        raise ValueError(f"{path} is no array of {dtype}")
+    return values
+
+
+def mapped_flags(folder: Path, count: int) -> np.ndarray:
+    """bool [count], all False, in a nameless file of `folder` that is mapped and goes with the array: pages of the disk
+    and not of memory. Raises OSError where there is no room.
+    """
+    if not count:
+        return np.zeros(0, bool)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        # A page without room on the disk would be found out by a signal.
+        for begin in range(0, count, _ZEROS):
+            stream.write(bytes(min(_ZEROS, count - begin)))
+        stream.flush()
+        return np.frombuffer(mmap.mmap(stream.fileno(), count), bool)
+
+
 def array_bytes(array: np.ndarray) -> bytes:
     """The array as the content of a .npy file: a header of 128 bytes (version 1.0), then the values, little-endian."""
     order = array.astype(array.dtype.newbyteorder("<"))
@@ -67,5 +95,6 @@ def array_bytes(array: np.ndarray) -> bytes:
 
 
 def _npy_header(dtype: np.dtype, count: int) -> bytes:
-    header = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({count},), }}".ljust(117) + "\n"
+    content = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({count},), }}"
+    header = content.ljust(_HEADER_BYTES - 11) + "\n"
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()

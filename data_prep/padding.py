@@ -27,22 +27,37 @@ def sample_of_sentences(indices: Sequence[Path], kept: np.ndarray) -> list[list[
     """The sentences, in tokens, of the kept records, bool [records], whose texts have the smallest hashes; about
     `_SAMPLE_TOKENS` in all. No order of shards changes which."""
     chosen: list[tuple[int, int, list[int]]] = []
+    # Ranks up to this may still be among the smallest; sorting anew with every small shard would take ages.
+    highest, held = np.uint64((1 << 64) - 1), 0
     begin = 0
     for index in indices:
         columns = open_columns(index)
         (mine,) = np.nonzero(kept[begin : begin + len(columns["first"])])
         ranks = mix(columns["text_hash"][mine])
-        order = np.argsort(ranks, kind="stable")
+        (low,) = np.nonzero(ranks <= highest)
+        order = low[np.argsort(ranks[low], kind="stable")]
         tokens = np.diff(columns["token_offsets"])[mine[order]]
         order = order[: 1 + int(np.searchsorted(np.cumsum(tokens), _SAMPLE_TOKENS))]
         for rank, record in zip(ranks[order].tolist(), mine[order].tolist(), strict=True):
             span = slice(*columns["sentence_offsets"][record : record + 2].tolist())
             chosen.append((rank, begin + record, columns["sentence_lengths"][span].tolist()))
-        chosen.sort()
-        sizes = itertools.accumulate(sum(sentences) for _, _, sentences in chosen)
-        chosen = chosen[: 1 + next((i for i, size in enumerate(sizes) if size >= _SAMPLE_TOKENS), len(chosen))]
+        held += int(tokens[: len(order)].sum())
+        if held >= 2 * _SAMPLE_TOKENS:
+            chosen, held = _smallest(chosen)
+            highest = np.uint64(chosen[-1][0])
         begin += len(columns["first"])
-    return [sentences for _, _, sentences in chosen]
+    return [sentences for _, _, sentences in _smallest(chosen)[0]]
+
+
+def _smallest(chosen: list[tuple[int, int, list[int]]]) -> tuple[list[tuple[int, int, list[int]]], int]:
+    """Those with the smallest ranks that make up `_SAMPLE_TOKENS`, in order, and their tokens."""
+    chosen.sort()
+    held = 0
+    for place, (_, _, sentences) in enumerate(chosen):
+        held += sum(sentences)
+        if held >= _SAMPLE_TOKENS:
+            return chosen[: place + 1], held
+    return chosen, held
 
 
 def padding(documents: Sequence[Sequence[int]]) -> dict[str, dict[str, float]]:

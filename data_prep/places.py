@@ -11,15 +11,18 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep import corpus, shards
 from data_prep import merge as merging
+from data_prep import moves as moving
 from data_prep.errors import InputError
 from data_prep.lease import Lease
 from data_prep.lock import BuildLock
+from data_prep.shard_reading import ShardReader
 from data_prep.staging import is_shard
 from data_prep.storage import Folder, is_url, split_url
 from data_prep.tokenizer import Tokenizer
@@ -156,7 +159,7 @@ class FolderPlace:
     def merge(self, units: int, identity: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
         """See Place."""
         manifest = self.merged() or merging.merge(self.partial, self.units_dir, units, identity, tokenizer)
-        merging.finish(self.partial, self.output)
+        moving.finish(self.partial, self.output)
         return manifest
 
     def write_report(self, content: str) -> None:
@@ -227,10 +230,11 @@ class StorePlace:
             self.units_dir.download([(name, units_dir / name) for name in wanted])
             made.mkdir()
 
-            def move(moves: list[merging.Move]) -> None:
+            def move(planned_moves: Iterable[moving.Move]) -> None:
+                moves = list(planned_moves)
                 self._copy(moves, sizes)
                 small = [planned for planned in moves if not planned.origin.endswith(".array_record")]
-                merging.Renamer(made, units_dir)(small)
+                moving.Renamer(made, units_dir)(small)
 
             with _ShardsAtHand(self.output, Path(folder)) as shard_file:
                 manifest = merging.merge(made, units_dir, units, identity, tokenizer, move, shard_file)
@@ -246,7 +250,7 @@ class StorePlace:
         self.discard()
         return manifest
 
-    def _copy(self, moves: list[merging.Move], sizes: dict[str, int]) -> None:
+    def _copy(self, moves: list[moving.Move], sizes: dict[str, int]) -> None:
         for planned in moves:
             if sizes.get(planned.origin) != planned.size:
                 raise InputError(
@@ -266,7 +270,7 @@ class _ShardsAtHand:
     def __init__(self, corpus_folder: Folder, scratch: Path):
         self._corpus, self._file = corpus_folder, scratch / "shard"
 
-    def __enter__(self) -> merging.ShardReader:
+    def __enter__(self) -> ShardReader:
         return self._get
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,6 @@
 """Run by test_hosts.py, in one process or as several: what batches, masks, steps and evaluations are on some meshes.
 
-python placement_program.py RECIPE OUT.json DATAxFSDPxTENSORxACCUMULATION...
+python placement_program.py RECIPE OUT.json DATAxFSDPxTENSORxACCUMULATION[xDCN]...
 """
 
 import hashlib
@@ -27,12 +27,16 @@ STEPS = 3
 
 
 def on_mesh(recipe: str, name: str) -> dict:
-    *sizes, accumulation = map(int, name.split("x"))
+    data, fsdp, tensor, accumulation, *dcn = map(int, name.split("x"))
+    sizes = MeshConfig(data, fsdp, tensor, *dcn)
     config = load(recipe, [f"--config.train.accumulation={accumulation}"])
     corpora = open_corpora(config)
     tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
     config = _fill_vocabulary(config, tokenizer)
-    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    mesh = make_mesh(sizes, jax.devices()[: data * fsdp * tensor])
+    if dcn:  # every part of the data axis lies within one host
+        for part in np.split(mesh.devices, dcn[0]):
+            assert len({device.process_index for device in part.flat}) == 1, mesh.devices
     check_mesh(config, mesh)
     sharding, size = batch_sharding(mesh), config.phases()[0].global_batch_size
     mask_fn = make_mask_fn(MaskSettings.of(config.data, config.phases()[0].seq_len, tokenizer))

@@ -10,7 +10,7 @@ from bert_jax.cli import main
 from bert_jax.command_line import build_parser
 
 COMMANDS = ["vocab", "build", "check", "pretrain", "inspect", "evaluate", "convert", "finetune", "predict"]
-COMMANDS += ["fill-mask", "report", "plan"]
+COMMANDS += ["fill-mask", "report", "plan", "verify", "compare"]
 
 
 def subcommands():

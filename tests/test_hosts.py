@@ -19,8 +19,8 @@ from bert_jax.evaluate import open_corpora
 
 PROGRAM = Path(__file__).with_name("placement_program.py")
 REFERENCE = "1x1x1x1"
-# Processes, devices of each, and meshes with accumulation.
-PLACEMENTS = [(1, 8, (REFERENCE, "2x1x1x1", "1x4x1x2", "8x1x1x1")), (2, 2, ("1x2x2x1", "1x1x4x2"))]
+# Processes, devices of each, and meshes with accumulation and, last, the groups of devices that a slow network joins.
+PLACEMENTS = [(1, 8, (REFERENCE, "2x1x1x1", "1x4x1x2", "8x1x1x1")), (2, 2, ("1x2x2x1", "1x1x4x2", "2x1x2x1x2"))]
 MORE_PLACEMENTS = [
     (1, 8, ("1x2x1x1", "4x1x1x2", "1x4x2x1", "1x8x1x1", "2x2x2x2", "4x1x2x2")),
     (2, 1, ("2x1x1x1", "1x2x1x2", "1x1x2x1")),
@@ -174,6 +174,20 @@ def test_when_one_host_dies_or_hangs_the_others_end_with_75_in_time(full_recipe,
     assert (
         checkpoint.damage(tmp_path / "run" / "checkpoints" / str(checkpoint.saved_steps(tmp_path / "run")[-1])) is None
     )
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_host_that_finds_no_other_ends_with_75_in_time(full_recipe, tmp_path, host):
+    """The one that the others look for, and one that looks for it."""
+    began = time.monotonic()
+    process = runs.start(
+        full_recipe, tmp_path / "run", "--config.watchdog.peer_seconds=2", **runs.cluster(2)[host], XLA_FLAGS=runs.QUICK
+    )
+    code, said = runs.finish(process)
+    assert code == 75 and time.monotonic() - began < 90, said
+    last = [line for line in said.splitlines() if line][-1]
+    assert last.startswith("error: ") and "run the same command again on all hosts" in last
+    assert not (tmp_path / "run").exists()
 
 
 def test_numbers_that_are_compared_differ_at_all(placements):

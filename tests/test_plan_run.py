@@ -1,5 +1,6 @@
 """Planning without the hardware: cycles as a hand would count them, one line without libtpu, and with it a compile."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -8,8 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_bert
 
-from bert_jax.plan_run import _times, bytes_wanted, program_cycles
+from bert_jax import plan_sweep
+from bert_jax.collectives import Collective
+from bert_jax.compiled_step import bytes_wanted
+from bert_jax.config import PhaseConfig
+from bert_jax.plan_advice import advice
+from bert_jax.plan_run import TIMES, _times, between_slices, communication_seconds
+from bert_jax.program_cycles import program_cycles
 from bert_jax.topology import parse_topology
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,8 +83,24 @@ def test_the_compilers_refusal_says_how_much_was_wanted():
 
 def test_times_are_sums_over_the_phases():
     phases = [
-        {"steps": 900, "step_seconds": 0.1, "tokens": 1000, "flops": 1e12},
-        {"steps": 100, "step_seconds": 0.5, "tokens": 4000, "flops": 5e12},
+        {
+            "steps": 900,
+            "rows": 10,
+            "step_seconds": 0.1,
+            "computing_seconds": 0.09,
+            "communication_seconds": 0.03,
+            "tokens": 1000,
+            "flops": 1e12,
+        },
+        {
+            "steps": 100,
+            "rows": 400,
+            "step_seconds": 0.5,
+            "computing_seconds": 0.45,
+            "communication_seconds": 0.15,
+            "tokens": 4000,
+            "flops": 5e12,
+        },
     ]
     told = _times(phases, parse_topology("v5e:4x4"), None)
     assert told["hours"] == pytest.approx(140 / 3600)
@@ -84,7 +108,85 @@ def test_times_are_sums_over_the_phases():
     assert told["tokens_per_second"] == pytest.approx(1_300_000 / 140)
     assert told["cost"] == pytest.approx(140 / 3600 * 16 * 1.2)
     assert told["mfu"] == pytest.approx(1.4e15 / 140 / (16 * 197e12))
+    assert told["communication_share"] == pytest.approx(0.25)
+    assert told["rows_per_second_per_host"] == pytest.approx(800 / 4)  # of the phase that wants most
     assert _times(phases, parse_topology("v5e:4x4"), 3.0)["cost"] == pytest.approx(140 / 3600 * 16 * 3)
+
+
+def test_communication_hides_behind_computing_only_where_the_program_lets_it():
+    ring = parse_topology("v5e:4x4").generation.ring
+    operations = [Collective("all-gather", 4000, 4, 2, True), Collective("all-reduce", 1000, 4, 1, False)]
+    alone, hidden = communication_seconds(operations, parse_topology("v5e:4x4"))
+    assert alone == pytest.approx(2 * 750 / ring) and hidden == pytest.approx(2 * 3000 / ring)
+    two = parse_topology("v5e:4x4", 2)
+    assert two.chips == 32 and two.accelerator_type == "v5litepod-16"
+    assert between_slices(3_125_000_000, two) == pytest.approx(1.0)  # half of it twice
+    assert between_slices(3_125_000_000, parse_topology("v5e:4x4")) == 0.0
+
+
+def told_phase(**changes):
+    memory = {"parameters": 1, "optimizer": 2, "batch": 0, "temporary": 2**30, "program": 0}
+    phase = {"rows": 256, "seq_len": 128, "fits": True, "bytes_per_device": 14 * 2**30, "memory": memory}
+    times = {"step_seconds": 0.1, "computing_seconds": 0.09, "communication_seconds": 0.01}
+    return phase | times | changes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mesh", "phase", "said"),
+    [
+        ({"remat": "none"}, (8, 1, 1), {"fits": False, "bytes_per_device": 20 * 2**30}, "config.model.remat=dots"),
+        ({"remat": "full"}, (8, 1, 1), {"fits": False, "bytes_per_device": 20 * 2**30}, "config.mesh.fsdp=-1"),
+        ({"remat": "full"}, (1, 8, 1), {"bytes_per_device": 2 * 2**30}, "config.model.remat=none"),
+        ({"remat": "none"}, (1, 8, 1), {"bytes_per_device": 2 * 2**30}, "larger global_batch_size"),
+        ({"remat": "none"}, (8, 1, 1), {"communication_seconds": 0.09}, "larger global_batch_size"),
+        ({"remat": "none"}, (4, 1, 2), {"communication_seconds": 0.09}, "config.mesh.fsdp instead of tensor"),
+        ({"remat": "none"}, (8, 1, 1), {"rows": 10**6}, "cores of each host"),
+    ],
+)
+def test_advice_names_the_field(recipe, mesh, phase, said):
+    config = small_bert.run_config(**recipe)
+    sizes = dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))
+    (sentence,) = advice(config, parse_topology("v5e:2x4"), sizes, [told_phase(**phase)])
+    assert said in sentence
+
+
+def test_what_is_well_needs_no_advice():
+    mesh = {"data": 8, "fsdp": 1, "tensor": 1}
+    assert advice(small_bert.run_config(), parse_topology("v5e:2x4"), mesh, [told_phase()]) == []
+
+
+def test_a_sweep_tries_more_remat_only_where_less_does_not_fit_and_puts_the_fastest_first(monkeypatch):
+    asked = []
+
+    def pretended(config, topology, dollars):
+        rows, remat = config.phases()[0].global_batch_size, config.model.remat
+        asked.append((rows, remat, config.mesh))
+        fits = rows < 64 or (rows == 64 and remat == "full")
+        speed = {"none": 3.0, "dots": 2.0, "full": 1.0}[remat] * rows if fits else None
+        fields = dict.fromkeys(TIMES) | {"tokens_per_second": speed}
+        mesh = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
+        return {"mesh": mesh, "fits": fits, "bytes_per_device": rows, **fields}
+
+    monkeypatch.setattr(plan_sweep, "plan_run", pretended)
+    config = small_bert.run_config(rows=64, num_heads=8)
+    told = plan_sweep.sweep(config, parse_topology("v5e:2x2"))
+    own = [(rows, remat) for rows, remat, mesh in asked if mesh == config.mesh]
+    assert own == [(32, "none"), (64, "none"), (64, "dots"), (64, "full")] + [
+        (128, r) for r in ("none", "dots", "full")
+    ]
+    assert told["best"]["tokens_per_second"] == 96.0 and told["best"]["global_batch_size"] == [32]
+    assert [row["fits"] for row in told["rows"]] == sorted((row["fits"] for row in told["rows"]), reverse=True)
+    meshes = [tuple(row["mesh"].values()) for row in told["rows"]]
+    assert len(set(meshes)) == 3  # all on data, all on fsdp, two of tensor; eight of fsdp do not fit on four chips
+
+
+def test_a_sweep_scales_every_phase():
+    phases = (PhaseConfig(9, 16, 24), PhaseConfig(1, 16, 12))
+    config = small_bert.run_config()
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, phases=phases))
+    scaled = plan_sweep.with_batch(config, 0.5)
+    assert [phase.global_batch_size for phase in scaled.phases()] == [12, 6]
+    assert plan_sweep.with_batch(config, 1 / 24) is None
 
 
 def plan(*words, **environment):
@@ -118,5 +220,11 @@ def test_a_small_step_is_compiled_for_four_chips_that_are_not_here(tmp_path):
     assert told["tokens_per_second"] == pytest.approx(32 * 128 / told["step_seconds"])
     assert told["hours"] == pytest.approx(600 * told["step_seconds"] / 3600)
     assert told["cost"] == pytest.approx(told["hours"] * 4 * 2)
-    (text,) = (tmp_path / "dump").iterdir()
-    assert text.suffix == ".txt" and text.read_text().startswith("HloModule")
+    (text,) = (tmp_path / "dump").glob("*.txt")
+    assert text.read_text().startswith("HloModule")
+    (memory,) = (tmp_path / "dump").glob("*.json")
+    told_memory = json.loads(memory.read_text())
+    assert told_memory.pop("bytes_per_device") == told["bytes_per_device"]
+    assert told_memory == told["phases"][0]["memory"] and sum(told_memory.values()) == pytest.approx(
+        told["bytes_per_device"], rel=0.02
+    )

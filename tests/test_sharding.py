@@ -31,6 +31,7 @@ def test_mesh_fills_up_and_has_auto_axes():
         ((-1, 2, 1), "1 devices are not divisible by 2"),
         ((-1, -1, 1), "at most one"),
         ((0, 1, 1), "positive"),
+        ((1, 1, 1, 2), "config.mesh.dcn=2 and data=1, but the devices lie in 1 hosts; give dcn that number"),
     ],
 )
 def test_mesh_that_does_not_fit_the_devices(sizes, said):

@@ -40,6 +40,11 @@ class ConversionMismatch(Exception):
     """The written files do not compute what the model computes; the message says which output differs by how much."""
 
 
+def allowed(largest: float) -> float:
+    """By how much an output may differ whose largest number is `largest`."""
+    return ABSOLUTE + RELATIVE * largest
+
+
 def probe_inputs(config: ModelConfig, seed: int = 0) -> Probe:
     """Random rows, int64 [B,S]: one text, two texts, each with and without padding.
 
@@ -126,11 +131,10 @@ def check(directory: Path, model: SavedModel, inputs: Probe) -> dict[str, np.nda
         compared = inputs["attention_mask"] > 0 if of_tokens else np.ones(ours.shape[:1], bool)
         largest = float(np.abs(theirs[compared]).max())
         difference = float(np.abs(theirs[compared] - ours[compared]).max())
-        allowed = ABSOLUTE + RELATIVE * largest
-        if not difference <= allowed:  # a NaN is no agreement
+        if not difference <= allowed(largest):  # a NaN is no agreement
             raise ConversionMismatch(
                 f"{name} of the written files differs from the model's by {difference:.3g} "
-                f"(largest logit {largest:.3g}, allowed {allowed:.3g}); nothing was written"
+                f"(largest logit {largest:.3g}, allowed {allowed(largest):.3g}); nothing was written"
             )
         outputs[name] = np.where(compared.reshape(compared.shape + (1,) * (ours.ndim - compared.ndim)), ours, theirs)
     return {name: value.astype(np.float32) for name, value in outputs.items()}

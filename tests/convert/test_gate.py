@@ -4,14 +4,16 @@ import dataclasses
 import json
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from saved_models import save
 
-from bert_jax.convert import ConversionMismatch, exporting, gate, to_hf
+from bert_jax.convert import ConversionMismatch, Form, exporting, gate, parse_size, to_hf
 from bert_jax.convert.bert import BERT
 from bert_jax.convert.mapping import Row, Tensor
+from bert_jax.convert.verify import verify
 from bert_jax.model import bert, encoder, layers
 from data_prep.errors import InputError
 
@@ -253,3 +255,79 @@ def test_deep_model_agrees(tmp_path):
     """Rounding over many layers stays far inside of what is allowed."""
     model = save(tmp_path, "nsp", fresh=True, num_layers=12, hidden_size=32, intermediate_size=64)
     to_hf(model, tmp_path / "hf")
+
+
+FORMS = {
+    "shards": Form(max_shard_size=6000),
+    "bfloat16": Form("bfloat16"),
+    "bfloat16 shards": Form("bfloat16", 4000),
+}
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return FORMS[request.param]
+
+
+def test_shards_and_halves_hold_the_model(trained, tmp_path, form):
+    to_hf(trained, tmp_path / "whole")
+    to_hf(trained, tmp_path / "hf", form=form)
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    files = sorted((tmp_path / "hf").glob("model*.safetensors"))
+    tensors = {}
+    for file in files:
+        part = load_file(file)
+        assert not tensors.keys() & part.keys()
+        tensors |= part
+    if form.max_shard_size:
+        index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+        assert [file.name for file in files] == sorted(set(index["weight_map"].values())) and len(files) > 2
+        assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
+        sizes = [sum(tensor.nbytes for tensor in load_file(file).values()) for file in files]
+        most = max(tensor.nbytes for tensor in tensors.values())
+        assert all(size <= max(form.max_shard_size, most) for size in sizes)
+    assert tensors.keys() == whole.keys()
+    for name, tensor in whole.items():
+        expected = tensor.astype(ml_dtypes.bfloat16) if form.dtype == "bfloat16" else tensor
+        assert tensors[name].dtype == expected.dtype and tensors[name].tobytes() == expected.tobytes(), name
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == form.dtype
+    report, wrong = verify(tmp_path / "hf")
+    assert wrong is None and report["agrees"] and report["dtype"] == form.dtype
+    assert report["numpy"]["prediction_logits"]["largest_difference"] < report["numpy"]["prediction_logits"]["allowed"]
+
+
+@pytest.mark.parametrize("ours", ["layers/attention/key/bias", "layers/attention/key/kernel", "mlm/decoder/bias"])
+def test_what_is_lost_in_shards_or_halves(model, tmp_path, monkeypatch, form, ours):
+    break_tensor(monkeypatch, ours, np.transpose if ours.endswith("kernel") else np.zeros_like)
+    with pytest.raises(ConversionMismatch):
+        to_hf(model, tmp_path / "hf", form=form)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_finds_what_changed(trained, tmp_path):
+    to_hf(trained, tmp_path / "hf")
+    weights = tmp_path / "hf" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["bert.pooler.dense.bias"] += 1e-3
+    save_file(tensors, weights)
+    report, wrong = verify(tmp_path / "hf")
+    assert not report["agrees"] and "seq_relationship_logits differs from the stored one by" in wrong
+    del tensors["bert.pooler.dense.bias"]
+    save_file(tensors, weights)
+    assert "bert.pooler.dense.bias is missing" in verify(tmp_path / "hf")[1]
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(InputError, match="is damaged"):
+        verify(tmp_path / "hf")
+    (tmp_path / "hf" / "probe.safetensors").unlink()
+    with pytest.raises(InputError, match=r"has no probe.safetensors"):
+        verify(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("size", ["0GB", "2", "GB", "-1MB", "1TB"])
+def test_sizes_that_are_none(size):
+    with pytest.raises(InputError, match="is no size"):
+        parse_size(size)
+
+
+def test_sizes():
+    assert [parse_size(size) for size in ("2GB", "1.5MB", "3 kib")] == [2 * 10**9, 1500000, 3072]

@@ -15,6 +15,7 @@ from data_prep import check, corpus, files, index, records
 from data_prep.build import build_corpus
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
+from data_prep.manifest import manifest_bytes, manifest_fingerprint
 from data_prep.segment import sentences
 from data_prep.tokenizer import load_tokenizer
 
@@ -124,8 +125,8 @@ def rewrite(path, name, raw):
     """Puts a file in a corpus so that all checksums are right."""
     manifest = Corpus.open(path).manifest
     manifest["files"][name] = files.write_file(path / name, raw)
-    manifest["fingerprint"] = corpus.manifest_fingerprint(manifest)
-    (path / corpus.MANIFEST).write_bytes(corpus.manifest_bytes(manifest))
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
+    (path / corpus.MANIFEST).write_bytes(manifest_bytes(manifest))
 
 
 @pytest.mark.parametrize("column", ["document", "first", "sentence_lengths", "word_starts", "record_ends"])
@@ -163,7 +164,7 @@ def test_unfinished_none_and_newer(copy, tmp_path):
     assert "unfinished" in check.check(tmp_path / "half")[1]
     assert "unfinished" in check.check(tmp_path / "half.partial")[1]
     manifest = {**Corpus.open(copy).manifest, "format_version": corpus.FORMAT_VERSION + 1}
-    manifest["fingerprint"] = corpus.manifest_fingerprint(manifest)
-    (copy / corpus.MANIFEST).write_bytes(corpus.manifest_bytes(manifest))
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
+    (copy / corpus.MANIFEST).write_bytes(manifest_bytes(manifest))
     with pytest.raises(InputError, match="upgrade"):
         check.check(copy)

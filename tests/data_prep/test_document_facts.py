@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import document_facts
-from data_prep.document_facts import NO_SCRIPT, Facts, FactsWriter, count_scripts, duplicated_lines, script_name
+from data_prep import document_facts, hash_groups, kept_facts
+from data_prep.document_facts import NO_SCRIPT, FactsWriter, count_scripts, script_name
+from data_prep.kept_facts import KeptFacts
 
 TEXT = st.text(st.sampled_from("aZé1 .\nдЖ中文かカαΩא\u0301"), min_size=1, max_size=20)
 # Characters of these scripts are named after them.
@@ -32,7 +33,7 @@ def test_scripts_of_every_text(at_once, texts):
     assert found == slow
 
 
-@pytest.mark.parametrize("at_once", [1 << 24, 3])
+@pytest.mark.parametrize("at_once", [1 << 18, 3])
 @given(units=st.lists(st.lists(TEXT, max_size=6), min_size=1, max_size=3), data=st.data())
 def test_kept_documents_of_units(tmp_path_factory, at_once, units, data):
     folder = tmp_path_factory.mktemp("facts")
@@ -43,21 +44,30 @@ def test_kept_documents_of_units(tmp_path_factory, at_once, units, data):
         writer.add(texts[:half])
         writer.add(texts[half:])
         writer.write(folder / str(i))
-        kept.append(np.array([data.draw(st.booleans()) for _ in texts], bool))
+        kept.append([data.draw(st.booleans()) for _ in texts])
         read.append(folder / str(i))
-        main = [script_name(script) for script in Facts(read[-1]).main_scripts(len(texts)).tolist()]
-        for text, script in zip(texts, main, strict=True):
-            counts = Counter(filter(None, map(script_of, text)))
-            assert (script == "none" and not counts) or counts[script] == max(counts.values())
-    texts = [text for mine, unit in zip(kept, units, strict=True) for text, yes in zip(unit, mine, strict=True) if yes]
+    facts = KeptFacts(read, np.array([len(texts) for texts in units]), folder)
+    chosen = [
+        ((unit << 32) + place, text)
+        for unit, texts in enumerate(units)
+        for place, text in enumerate(texts)
+        if kept[unit][place]
+    ]
+    numbers = np.array([number for number, _ in chosen], np.int64)
+    texts = [text for _, text in chosen]
+    half = data.draw(st.integers(0, len(chosen)))
+    facts.keep(numbers[:half])
+    facts.keep(numbers[half:])
+    for text, script in zip(texts, map(script_name, facts.main_scripts(numbers).tolist()), strict=True):
+        counts = Counter(filter(None, map(script_of, text)))
+        assert (script == "none" and not counts) or counts[script] == max(counts.values())
     lines = [line for text in texts for line in text.split("\n")]
     share = (len(lines) - len(set(lines))) / len(lines) if lines else 0.0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(document_facts, "_LINES_AT_ONCE", at_once)
-        assert duplicated_lines(read, kept) == share
+        patch.setattr(kept_facts, "first_entries", lambda *found: hash_groups.first_entries(*found, at_once=at_once))
+        assert facts.duplicated_lines() == share
     counts = Counter(script for text in texts for script in map(script_of, text) if script)
-    shares = document_facts.script_shares(read, kept)
-    assert shares == {script: count / counts.total() for script, count in counts.items()}
+    assert facts.script_shares() == {script: count / counts.total() for script, count in counts.items()}
 
 
 def test_no_script():

@@ -16,6 +16,7 @@ from data_prep.check import check
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.index import open_columns, pack
+from data_prep.manifest import manifest_bytes, manifest_fingerprint
 from data_prep.minhash import PERMUTATIONS
 from data_prep.near_duplicates import bands, clusters
 
@@ -204,8 +205,8 @@ def test_a_corpus_of_a_version_before_signatures_is_read_and_continued(tmp_path,
         del manifest["settings"][name]
     for name in ("scripts", "padding", "trivial_negatives", "duplicated_lines_share"):
         del manifest["audit"][name]
-    manifest["fingerprint"] = corpus.manifest_fingerprint(manifest)
-    file.write_bytes(corpus.manifest_bytes(manifest))
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
+    file.write_bytes(manifest_bytes(manifest))
     report, damage = check(tmp_path / "out")
     assert damage is None and report["documents_in"] == 25
     assert Corpus.open(tmp_path / "out").split("train").num_kept > 0

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
 from saved_models import save
 
-from bert_jax.convert import from_hf, to_hf
+from bert_jax.convert import Form, from_hf, to_hf
+from bert_jax.convert.verify import verify
 from bert_jax.fill_mask import fill_mask
 from bert_jax.finetune.predict import predict
 from data_prep.errors import InputError
@@ -190,3 +192,31 @@ def test_half_precision_pickles(tmp_path, kind):
     to_hf(tmp_path / "ours", tmp_path / "again")
     for name, tensor in load_torch(tmp_path / "again" / "model.safetensors").items():
         assert torch.equal(tensor, tensors[name].to(kind).float()), name
+
+
+@pytest.mark.parametrize("objective", ["nsp", "mlm", "classification"])
+@pytest.mark.parametrize("form", [Form("bfloat16", 4000), Form("float32", 6000), Form("bfloat16")])
+def test_shards_and_halves_load_whole(tmp_path, objective, form):
+    to_hf(save(tmp_path, objective), tmp_path / "hf", form=form)
+    model = load_whole(LOADERS[objective], tmp_path / "hf")
+    assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{form.dtype}"}
+    assert_probe_agrees(model.float(), tmp_path / "hf")
+    report, wrong = verify(tmp_path / "hf")
+    assert wrong is None and report["pytorch"].keys() == report["numpy"].keys()
+
+
+def test_verify_by_pytorch_finds_what_changed(tmp_path):
+    to_hf(save(tmp_path, "nsp"), tmp_path / "hf")
+    fields = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(fields | {"architectures": ["BertForMaskedLM"]}))
+    report, wrong = verify(tmp_path / "hf")
+    assert not report["agrees"] and "loading found unexpected keys" in report["pytorch"]["error"] and wrong
+
+
+def test_the_model_card_is_one_to_the_hub(tmp_path):
+    to_hf(save(tmp_path, "nsp"), tmp_path / "hf", license="cc-by-4.0")
+    card = ModelCard.load(tmp_path / "hf" / "README.md")
+    assert card.data.license == "cc-by-4.0" and card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "fill-mask" and {"bert", "bert-jax", "nsp"} <= set(card.data.tags)
+    to_hf(tmp_path / "model", tmp_path / "open")
+    assert ModelCard.load(tmp_path / "open" / "README.md").data.license is None

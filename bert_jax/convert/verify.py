@@ -1,0 +1,113 @@
+"""Whether a Hugging Face directory still computes what it did when `to-hf` wrote it: its weights against its probe."""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from bert_jax.checkpoint import read_json
+from bert_jax.convert.exporting import PROBE_FILE
+from bert_jax.convert.gate import allowed
+from bert_jax.convert.hf_files import CONFIG_FILE
+from bert_jax.convert.reference import InconsistentFiles, forward
+from data_prep.errors import InputError
+
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+Outputs = Mapping[str, np.ndarray]
+
+
+class _Refused(Exception):
+    """PyTorch's model is not the files': the message says in what."""
+
+
+def verify(directory: str | Path) -> tuple[dict[str, Any], str | None]:
+    """Compares the stored outputs with those of the NumPy forward pass and, where it is installed, of PyTorch.
+
+    Weights are computed with in float32 (float64 in NumPy), whatever their kind; the tolerance is the export's, 2e-5
+    and 1e-5 of the largest number of an output.
+
+    Returns:
+      {"architecture", "dtype", "numpy": {output: {"largest_difference", "allowed", "largest"}}, "pytorch": the same, or
+      None where it is not installed, "agrees"}, and a sentence about the first disagreement, or None.
+
+    Raises:
+      InputError: not a directory that `to-hf` wrote, or damaged files.
+    """
+    directory = Path(directory)
+    fields = read_json(directory / CONFIG_FILE)
+    if not (directory / PROBE_FILE).exists():
+        raise InputError(f"{directory} has no {PROBE_FILE} to compare with; bert-jax convert to-hf writes one")
+    try:
+        probe = load_file(directory / PROBE_FILE)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{directory / PROBE_FILE} is damaged ({error}); convert the model again") from None
+    inputs = {name: probe.pop(name) for name in _INPUTS if name in probe}
+    report: dict[str, Any] = {"architecture": fields.get("architectures", [None])[0], "dtype": fields.get("dtype")}
+    programs: dict[str, Callable[[], Outputs]] = {"numpy": lambda: _numpy(directory, inputs)}
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        programs["pytorch"] = lambda: _pytorch(directory, report["architecture"], inputs)
+    wrong = None
+    for program, compute in programs.items():
+        try:
+            report[program] = _compare(probe, compute())
+        except (InconsistentFiles, _Refused) as error:
+            report[program] = {"error": str(error)}
+            wrong = wrong or f"{directory}: {program}: {error}"
+            continue
+        for name, found in report[program].items():
+            difference, most = found["largest_difference"], found["allowed"]
+            if not difference <= most:  # a NaN is no agreement
+                wrong = wrong or (
+                    f"{directory}: {program}'s {name} differs from the stored one by {difference:.3g}, and {most:.3g} "
+                    "is allowed"
+                )
+    report.setdefault("pytorch", None)
+    return report | {"agrees": wrong is None}, wrong
+
+
+def _compare(stored: Outputs, computed: Outputs) -> dict[str, dict[str, float]]:
+    if stored.keys() != computed.keys():
+        raise _Refused(f"it gives {', '.join(computed)}; the probe holds {', '.join(stored)}")
+    differences = {}
+    for name, expected in stored.items():
+        if computed[name].shape != expected.shape:
+            raise _Refused(f"{name} has shape {computed[name].shape}; the probe's is {expected.shape}")
+        largest = float(np.abs(expected).max())
+        differences[name] = {
+            "largest_difference": float(np.abs(computed[name] - expected).max()),
+            "allowed": allowed(largest),
+            "largest": largest,
+        }
+    return differences
+
+
+def _numpy(directory: Path, inputs: Outputs) -> Outputs:
+    try:
+        return forward(directory, inputs)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError(f"{directory} is damaged ({error}); convert the model again") from None
+
+
+def _pytorch(directory: Path, architecture: str, inputs: Outputs) -> Outputs:
+    """Outputs of the class that config.json names, in float32; every tensor must have found its place."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    kind = getattr(transformers, architecture, None)
+    if kind is None:
+        raise _Refused(f"transformers {transformers.__version__} has no class {architecture}")
+    model, info = kind.from_pretrained(
+        directory, dtype=torch.float32, output_loading_info=True, local_files_only=True, trust_remote_code=False
+    )
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[what]:
+            raise _Refused(f"loading found {what.replace('_', ' ')}: {', '.join(map(str, sorted(info[what])))[:200]}")
+    with torch.no_grad():
+        outputs = model.eval()(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+    return {name: value.numpy() for name, value in outputs.items() if torch.is_tensor(value)}
