@@ -18,9 +18,11 @@ from data_prep.chunk_borders import borders
 from data_prep.chunk_cache import ChunkCache, Encoded
 from data_prep.errors import InputError
 from data_prep.fast_encoder import agree, fast_encoder
+from data_prep.roberta_files import read_roberta_files
 from data_prep.tokenizer_files import CHARACTERS, Definition, config_files, read_definition, vocabulary
 from data_prep.word_starts import word_start_table
 
+_UNUSED = re.compile(r"\[unused\d+\]|madeupword\d{4}")  # BERT's, RoBERTa's
 _KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe", "WordLevel": "char"}
 
 
@@ -54,7 +56,7 @@ class Tokenizer:
         added = definition.json.get("added_tokens") or []
         special = {ids[name] for name in definition.specials.values()} | {t["id"] for t in added if t["special"]}
         # Slots that were left for later use: no text has them.
-        special |= {i for i, piece in enumerate(self._pieces) if not piece or re.fullmatch(r"\[unused\d+\]", piece)}
+        special |= {i for i, piece in enumerate(self._pieces) if not piece or _UNUSED.fullmatch(piece)}
         self.special_ids = np.array(sorted(special), np.int32)
         byte_level = "ByteLevel" in json.dumps([definition.json["pre_tokenizer"], definition.json["decoder"]])
         self.word_start_table = word_start_table(self._pieces, self.kind, sorted(special), byte_level)
@@ -152,7 +154,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     Raises InputError when there is none, it is damaged, lacks a special token, or is of a kind without word starts.
     """
     directory = Path(directory)
-    definition = read_definition(directory)
+    definition = read_roberta_files(directory) or read_definition(directory)
     model = definition.json.get("model") or {}
     if model.get("type") not in _KINDS:
         raise InputError(f"{directory}: tokenizer of type {model.get('type')}; known are {', '.join(_KINDS.values())}")

@@ -28,6 +28,11 @@ _ALIASES = {
 # How a tokenizer.json says that every character is a token of its own, white space too.
 CHARACTERS: dict[str, Any] = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
 VOCAB_FILE = "vocab.txt"
+# Fields of a tokenizer_config.json that classes of transformers read beside tokenizer.json.
+_KEPT = (
+    "tokenizer_class", "strip_accents", "tokenize_chinese_chars", "model_max_length", "add_prefix_space",
+    "trim_offsets", "bos_token", "eos_token",
+)  # fmt: skip
 MODEL_FILE = "sentencepiece.model"
 
 
@@ -49,15 +54,15 @@ def read_definition(directory: Path) -> Definition:
     """
     if not directory.is_dir():
         raise InputError(f"{directory}: no such tokenizer directory; make one with `bert-jax vocab`")
-    config = _json_file(directory / "tokenizer_config.json")
-    named = _named_specials(config, _json_file(directory / "special_tokens_map.json"))
+    config = json_file(directory / "tokenizer_config.json")
+    named = named_specials(config, json_file(directory / "special_tokens_map.json"))
     model_files = sorted(directory.glob("*.model"))
     try:
         if (directory / "tokenizer.json").exists():
-            definition = _json_file(directory / "tokenizer.json")
+            definition = json_file(directory / "tokenizer.json")
             own = directory / VOCAB_FILE if (directory / VOCAB_FILE).exists() else next(iter(model_files), None)
             pieces = [token for token, _ in vocabulary(definition)]
-            specials = _find_specials(pieces, named, directory)
+            specials = find_specials(pieces, named, directory)
             checked = tokenizers.Tokenizer.from_str(json.dumps(definition))
             if checked.post_processor is None:
                 _set_template(checked, specials)
@@ -90,7 +95,7 @@ def from_vocab_txt(
     pieces = [line.rstrip("\r") for line in raw.decode("utf-8").split("\n")]
     while pieces and not pieces[-1]:
         pieces.pop()
-    specials = _find_specials(pieces, named or {}, directory)
+    specials = find_specials(pieces, named or {}, directory)
     lowercase = config.get("do_lower_case")
     if lowercase is None:
         lowercase = not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
@@ -119,7 +124,7 @@ def from_sentencepiece(
     proto = sentencepiece_model_pb2.ModelProto.FromString(raw)  # type: ignore[attr-defined]
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     pieces = [piece.piece for piece in proto.pieces]
-    specials = _find_specials(pieces, named or {}, directory)
+    specials = find_specials(pieces, named or {}, directory)
     if trainer.treat_whitespace_as_suffix or not normalizer.add_dummy_prefix or not normalizer.escape_whitespaces:
         raise InputError(f"{directory}: a SentencePiece model that puts no space in front of words is not supported")
     if trainer.model_type == trainer.UNIGRAM:
@@ -182,7 +187,7 @@ def vocabulary(definition: dict[str, Any]) -> list[tuple[str, int]]:
 
 def config_files(definition: Definition, kind: str, lowercase: bool) -> dict[str, str]:
     """Contents of tokenizer_config.json and special_tokens_map.json."""
-    named = {f"{role}_token": definition.specials[role] for role in ROLES}
+    named = {f"{role}_token": _as_said(definition, f"{role}_token", definition.specials[role]) for role in ROLES}
     config: dict[str, Any] = {
         # The generic class reads tokenizer.json as it is; BertTokenizer builds the same from the vocabulary.
         "tokenizer_class": "BertTokenizer" if kind == "wordpiece" else "PreTrainedTokenizerFast",
@@ -190,13 +195,19 @@ def config_files(definition: Definition, kind: str, lowercase: bool) -> dict[str
         "do_lower_case": lowercase,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
     }
-    for key in ("tokenizer_class", "strip_accents", "tokenize_chinese_chars", "model_max_length"):
+    for key in _KEPT:
         if key in definition.config:
             config[key] = definition.config[key]
     dump = {"tokenizer_config.json": config | named, "special_tokens_map.json": named}
     return {
         name: json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n" for name, content in dump.items()
     }
+
+
+def _as_said(definition: Definition, key: str, token: str) -> Any:
+    """The token, with what else its config says of it (that it takes the space before it, say)."""
+    said = definition.config.get(key)
+    return said if isinstance(said, dict) and said.get("content") == token else token
 
 
 def _finish(
@@ -233,7 +244,8 @@ def _merges(proto: Any) -> list[tuple[str, str]]:
     return merges
 
 
-def _find_specials(pieces: list[str], named: dict[str, str], directory: Path) -> dict[str, str]:
+def find_specials(pieces: list[str], named: dict[str, str], directory: Path) -> dict[str, str]:
+    """The special token of every role among the pieces; InputError where one is missing."""
     there = set(pieces)
     specials = {}
     for role in ROLES:
@@ -245,7 +257,8 @@ def _find_specials(pieces: list[str], named: dict[str, str], directory: Path) ->
     return {role: name for role, name in specials.items() if name is not None}
 
 
-def _named_specials(*files: dict[str, Any]) -> dict[str, str]:
+def named_specials(*files: dict[str, Any]) -> dict[str, str]:
+    """The special tokens that config files name, by role."""
     named = {}
     for content in files:
         for role in ROLES:
@@ -256,7 +269,8 @@ def _named_specials(*files: dict[str, Any]) -> dict[str, str]:
     return named
 
 
-def _json_file(path: Path) -> dict[str, Any]:
+def json_file(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is no file; InputError for anything else."""
     if not path.exists():
         return {}
     try:
