@@ -163,13 +163,7 @@ def _plan(options: argparse.Namespace) -> None:
     config, topology = load(options.config, options.overrides), parse_topology(options.device)
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'")
-    # Read when libtpu starts: it is not to look for chips, nor for a metadata server.
-    os.environ.update(
-        JAX_PLATFORMS="cpu",
-        TPU_SKIP_MDS_QUERY="1",
-        TPU_ACCELERATOR_TYPE=topology.accelerator_type,
-        TPU_WORKER_HOSTNAMES="localhost",
-    )
+    os.environ.update(topology.environment)
     from bert_jax.plan_run import plan_run
 
     dump = Path(options.dump) if options.dump else None

@@ -92,7 +92,7 @@ class MlmHead(nnx.Module):
 
     def __call__(self, hidden: Float[Array, "B P D"], words: Float[Array, "V D"]) -> Float[Array, "B P V"]:
         """Logits against every row of the word embedding `words`, or of the decoder's own table where it has one."""
-        transformed = self.norm(gelu(self.transform(hidden)))
+        transformed = self.norm(gelu(self.transform(hidden), self.dtype))
         table = words if self.decoder.embedding is None else jnp.asarray(self.decoder.embedding[...])
         logits = product("BPD,VD->BPV", self.dtype, ("vocab", "embed"), transformed, table)
         return logits + self.decoder.bias_in_use()
@@ -174,7 +174,9 @@ def _build(config: ModelConfig, objective: str, seed: int) -> Bert:
 
 @functools.lru_cache(maxsize=32)
 def _abstract(config: ModelConfig, objective: str) -> tuple[Any, nnx.State]:
-    return nnx.split(nnx.eval_shape(lambda: _build(config, objective, 0)))
+    # Wherever it is asked for, inside a mesh too: the logical names are no axes of a mesh.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        return nnx.split(nnx.eval_shape(lambda: _build(config, objective, 0)))
 
 
 def init_params(config: ModelConfig, objective: str, seed: int) -> Params:

@@ -20,12 +20,13 @@ class Mlp(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         """Declares the two products."""
         size, wide = config.hidden_size, config.intermediate_size
+        self.dtype = jnp.dtype(config.dtype)
         self.up = Dense("BSD,DF->BSF", (size, wide), ("embed", "mlp"), ("mlp_vector",), config.dtype, rngs)
         self.down = Dense("BSF,FD->BSD", (wide, size), ("mlp", "embed"), ("embed_vector",), config.dtype, rngs)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Up, gelu, down."""
-        return self.down(gelu(self.up(x)))
+        return self.down(gelu(self.up(x), self.dtype))
 
 
 class Layer(nnx.Module):
@@ -75,7 +76,10 @@ def run_layers(
     segment_ids: Int[Array, "B S"],
     dropout: Dropout | None,
 ) -> Float[Array, "B S D"]:
-    """Applies the stacked layers in order; `config.remat` says what the backward pass computes anew."""
+    """Applies the stacked layers in order; `config.remat` says what the backward pass computes anew.
+
+    `config.layers` "unroll" traces a copy of the body for every layer, else one is scanned.
+    """
     description, params = nnx.split(layers)
 
     def body(x, layer_params_and_number):
@@ -88,4 +92,4 @@ def run_layers(
     elif config.remat == "full":
         body = jax.checkpoint(body, prevent_cse=False)
     numbers = jnp.arange(config.num_layers, dtype=jnp.int32)
-    return jax.lax.scan(body, x, (params, numbers))[0]
+    return jax.lax.scan(body, x, (params, numbers), unroll=config.layers == "unroll")[0]
