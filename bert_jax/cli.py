@@ -164,13 +164,7 @@ def _plan(options: argparse.Namespace) -> None:
     topology = parse_topology(options.device, config.mesh.dcn)
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'")
-    # Read when libtpu starts: it is not to look for chips, nor for a metadata server.
-    os.environ.update(
-        JAX_PLATFORMS="cpu",
-        TPU_SKIP_MDS_QUERY="1",
-        TPU_ACCELERATOR_TYPE=topology.accelerator_type,
-        TPU_WORKER_HOSTNAMES="localhost",
-    )
+    os.environ.update(topology.environment)
     if options.sweep:
         if options.dump:
             raise InputError("--sweep plans many programs and --dump writes one's; plan the chosen row with --dump")

@@ -22,6 +22,8 @@ MASKINGS = ("token", "whole_word", "span")
 MLM_DOCUMENTS = ("within", "across")
 OPTIMIZERS = ("adamw", "lamb")
 SCHEDULES = ("linear", "cosine", "wsd", "constant")
+ATTENTIONS = ("auto", "einsum", "pallas")
+LAYERS = ("auto", "scan", "unroll")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 
@@ -45,7 +47,8 @@ class ModelConfig:
     layer_norm_eps: float = 1e-12
     tie_word_embeddings: bool = True  # else the decoder of masked words has a table of its own
     dtype: str = "bfloat16"  # of the large products; parameters, norms, softmax and losses stay float32
-    attention: str = "einsum"
+    attention: str = "auto"
+    layers: str = "auto"
     remat: str = "none"
 
     @property
@@ -278,7 +281,8 @@ def check(config: Config) -> None:
     model, data, train, optimizer = config.model, config.data, config.train, config.optimizer
     _one_of("config.model.family", model.family, FAMILIES)
     _one_of("config.model.dtype", model.dtype, DTYPES)
-    _one_of("config.model.attention", model.attention, ("einsum",))
+    _one_of("config.model.attention", model.attention, ATTENTIONS)
+    _one_of("config.model.layers", model.layers, LAYERS)
     _one_of("config.model.remat", model.remat, REMATS)
     _one_of("config.data.objective", data.objective, OBJECTIVES)
     _one_of("config.data.masking", data.masking, MASKINGS)

@@ -34,10 +34,13 @@ def _cross_entropy(logits: Array, labels: Array) -> Sums:
     # exchange.
     own = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     losses = jax.nn.logsumexp(logits, axis=-1) - own
-    # The label wins if nothing is higher and nothing before it is equal: argmax, as one reduction that vectorises.
-    frozen, own = jax.lax.stop_gradient(logits), jax.lax.stop_gradient(own)[..., None]
-    better = (frozen > own) | ((frozen == own) & (classes < labels[..., None]))
-    correct = used & ~jnp.any(better, axis=-1)
+    # The label wins if it is the highest and nothing before it is equal: argmax, as reductions that vectorise, and that
+    # need no more than the maximum, so they read the logits along with the sum of exponentials.
+    frozen = jax.lax.stop_gradient(logits)
+    highest = jnp.max(frozen, axis=-1, keepdims=True)
+    at_top = frozen == highest
+    before = at_top & (classes < labels[..., None])
+    correct = used & jnp.any(at_top & is_label, axis=-1) & ~jnp.any(before, axis=-1)
     return (
         jnp.sum(jnp.where(used, losses, 0.0)),
         jnp.sum(used, dtype=jnp.int32),

@@ -73,15 +73,19 @@ def plan_run(
     return result | {"advice": advice(config, topology, dict(mesh.shape), phases), "phases": phases}
 
 
-def absent_devices(topology: Topology) -> list[jax.Device]:
+def absent_devices(topology: Topology, single_cores: bool = False) -> list[jax.Device]:
     """The devices of a topology, as its compiler describes them.
+
+    Args:
+      topology: the hardware.
+      single_cores: every core of a chip as a device of its own, as no run has them; else as `Generation.devices` says.
 
     Raises:
       InputError: libtpu knows no such topology.
     """
     options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
-    if topology.generation.cores > 1:
-        options["chip_config_name"] = "megacore"  # a chip's cores as one device, which is how jax sees it there
+    if topology.generation.cores > topology.generation.devices and not single_cores:
+        options["chip_config_name"] = "megacore"
     try:
         return list(topologies.get_topology_desc(topology.name, "tpu", **options).devices)
     except Exception as error:  # whatever libtpu says
@@ -129,7 +133,7 @@ def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) 
 
 def computing_seconds(text: str, topology: Topology) -> float:
     """How long a compiled step computes on a device of a topology, by the compiler's estimates."""
-    return program_cycles(text) / topology.generation.hertz
+    return program_cycles(text, topology.generation.rates) / topology.generation.hertz
 
 
 def communication_seconds(operations: list[Collective], topology: Topology) -> tuple[float, float]:

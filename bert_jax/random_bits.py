@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 
@@ -62,26 +63,51 @@ def row_bits(keys: UInt32[Array, "2"], rows: Int[Array, "B"], shape: tuple[int, 
     Returns:
       [B, *shape].
     """
-    rows = rows.astype(jnp.uint32)
-    first = _mix(rows ^ keys[0])
-    second = _mix(first + keys[1])
+    first, second = row_keys(keys, rows)
     expand = (slice(None),) + (None,) * len(shape)
     counter = jnp.zeros((1, *shape), jnp.uint32)
     for axis in range(len(shape)):
         stride = math.prod(shape[axis + 1 :]) & 0xFFFFFFFF
         counter = counter + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape), axis + 1) * jnp.uint32(stride)
-    x = counter ^ first[expand]
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = x + second[expand]
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
+    return mixed(counter, first[expand], second[expand])
+
+
+def row_keys(keys: UInt32[Array, "2"], rows: Int[Array, "B"]) -> tuple[UInt32[Array, " B"], UInt32[Array, " B"]]:
+    """The two key words of every row; arguments as in `row_bits`."""
+    first = _mix(rows.astype(jnp.uint32) ^ keys[0])
+    return first, _mix(first + keys[1])
+
+
+def mixed(counter, first, second):
+    """The bits of element `counter` of a row with these key words (integers of 32 bits, signed or not)."""
+    shift = jax.lax.shift_right_logical
+    x = counter ^ first
+    x = (x ^ shift(x, _number(16, x))) * _number(0x7FEB352D, x)
+    x = x + second
+    x = (x ^ shift(x, _number(15, x))) * _number(0x846CA68B, x)
+    return x ^ shift(x, _number(16, x))
 
 
 def keep_mask(
     rate: float, keys: UInt32[Array, "2"], rows: Int[Array, "B"], shape: tuple[int, ...]
 ) -> Bool[Array, "B ..."]:
     """True with probability 1 - rate, independently for every element."""
-    return row_bits(keys, rows, shape) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return at_least(row_bits(keys, rows, shape), rate)
+
+
+def at_least(bits, rate: float):
+    """Whether bits, as a fraction of all that 32 can say, are at least `rate` (integers of 32 bits, signed or not)."""
+    border = min(round(rate * 2**32), 2**32 - 1)
+    if bits.dtype == jnp.uint32:
+        return bits >= np.uint32(border)
+    # Kernels have no comparison of unsigned integers: flipping the sign's bit keeps their order.
+    sign = np.int32(-(2**31))
+    return (bits ^ sign) >= _number(border, bits) ^ sign
+
+
+def _number(value: int, like) -> np.integer:
+    """A word as a constant of like's type."""
+    return np.uint32(value).astype(like.dtype)
 
 
 def dropout(

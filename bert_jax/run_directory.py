@@ -22,9 +22,11 @@ from bert_jax.train_state import abstract_state
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 
-# What another start of the same run may change: nothing here enters a number that the run computes.
+# What another start of the same run may change: nothing here enters a number that the run computes, but for rounding.
 _FREE_FIELDS = (
     "mesh",
+    "model.attention",
+    "model.layers",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",

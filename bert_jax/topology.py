@@ -5,6 +5,8 @@ import math
 import re
 
 from bert_jax.config import nearest
+from bert_jax.metrics import PEAK_FLOPS
+from bert_jax.program_cycles import Rates
 from data_prep.errors import InputError
 
 
@@ -16,10 +18,11 @@ class Generation:
       kind: as jax names the device.
       accelerator: what TPU_ACCELERATOR_TYPE and gcloud call a slice, without its number.
       cores: by which that number counts, a chip.
-      devices: of jax, a chip.
+      devices: of jax, a chip (the cores of v4 and v5p work as one device).
       memory: bytes a device, nearly all of which a program may have.
       dimensions: of a topology.
       hertz: of its clock, by which the compiler's cycles become seconds: peak FLOP/s over those of a cycle.
+      bandwidth: bytes/s of the chip's memory, from the data sheet.
       ring: bytes a second between neighbours along one dimension of the interconnect, both ways around together: the
         published bidirectional bandwidth of a chip over twice its dimensions.
       dcn: bytes a second of a chip's share of the data centre's network, one way.
@@ -34,16 +37,22 @@ class Generation:
     memory: int
     dimensions: int
     hertz: float
+    bandwidth: float
     ring: float
     dcn: float
     dollars: float
 
+    @property
+    def rates(self) -> Rates:
+        """What a device does in a cycle at most."""
+        return Rates(PEAK_FLOPS[self.kind] / self.hertz, self.bandwidth / self.hertz / self.devices)
+
 
 GENERATIONS = {
-    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 1.05e9, 100e9, 6.25e9, 3.22),
-    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.50e9, 100e9, 3.125e9, 1.20),
-    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 1.75e9, 200e9, 6.25e9, 4.20),
-    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 1.75e9, 200e9, 12.5e9, 2.70),
+    "v4": Generation("TPU v4", "v4", 2, 1, 32 * 2**30, 3, 1.05e9, 1.228e12, 100e9, 6.25e9, 3.22),
+    "v5e": Generation("TPU v5 lite", "v5litepod", 1, 1, 16 * 2**30, 2, 1.50e9, 0.819e12, 100e9, 3.125e9, 1.20),
+    "v5p": Generation("TPU v5", "v5p", 2, 1, 95 * 2**30, 3, 1.75e9, 2.765e12, 200e9, 6.25e9, 4.20),
+    "v6e": Generation("TPU v6 lite", "v6e", 1, 1, 32 * 2**30, 2, 1.75e9, 1.640e12, 200e9, 12.5e9, 2.70),
 }
 
 
@@ -70,6 +79,17 @@ class Topology:
     def devices(self) -> int:
         """How many jax sees."""
         return self.chips * self.generation.devices
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What libtpu reads when it starts: it is not to look for chips, nor for a metadata server."""
+        return {
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": self.accelerator_type,
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing is opened, so several may compile at once
+        }
 
     @property
     def accelerator_type(self) -> str:

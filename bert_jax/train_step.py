@@ -14,6 +14,7 @@ from bert_jax.config import Config
 from bert_jax.data.plan import IGNORED
 from bert_jax.losses import mlm_loss, nsp_loss
 from bert_jax.model.bert import Dropout, Params, bind
+from bert_jax.model.choices import chosen
 from bert_jax.model.partitioning import BATCH_AXES
 from bert_jax.optimizer import learning_rate, make_optimizer
 from bert_jax.sharding import batch_sharding, replicated, state_shardings
@@ -32,10 +33,10 @@ def _masked(batch: Batch, mask_fn: MaskFn, seed, step) -> dict[str, Array]:
     return batch
 
 
-def _sums(config: Config, params: Params, batch: Batch, dropout: Dropout | None) -> dict[str, Array]:
+def _sums(config: Config, platform: str, params: Params, batch: Batch, dropout: Dropout | None) -> dict[str, Array]:
     """Sums of losses, labels and right answers over the batch."""
     objective = config.data.objective
-    model = bind(config.model, objective, params)
+    model = bind(chosen(config.model, batch["input_ids"].shape[1], platform), objective, params)
     hidden = model.encode(batch, dropout)
     logits = model.mlm_logits(hidden, batch["masked_lm_positions"])
     values = {"mlm": mlm_loss(logits, batch["masked_lm_labels"])}
@@ -87,7 +88,7 @@ def make_train_step(
     optimizer, rate = make_optimizer(config), learning_rate(config)
     seed = np.uint32(config.seed)  # seeds go to 2**32 - 1, beyond what a Python integer may be in a trace
     shardings = state_shardings(mesh, abstract_state(config))
-    accumulation = config.train.accumulation
+    accumulation, platform = config.train.accumulation, mesh.devices.flat[0].platform
     objectives = ("mlm",) if config.data.objective == "mlm" else ("mlm", "nsp")
     labels = {"mlm": "masked_lm_labels", "nsp": "next_sentence_labels"}
 
@@ -98,7 +99,7 @@ def make_train_step(
 
         def loss_fn(params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                sums = _sums(config, params, batch, Dropout(seed, state.step, batch["rows"]))
+                sums = _sums(config, platform, params, batch, Dropout(seed, state.step, batch["rows"]))
             return jnp.sum(jnp.stack([sums[f"{name}_sum"] / counts[name] for name in objectives])), sums
 
         gradient = jax.grad(loss_fn, has_aux=True)
@@ -156,10 +157,11 @@ def make_eval_step(config: Config, mesh: Mesh, mask_fn: MaskFn) -> Callable[[Par
       mlm.
     """
     shardings = state_shardings(mesh, abstract_state(config).params)
+    platform = mesh.devices.flat[0].platform
 
     def eval_step(params: Params, batch: Batch) -> dict[str, Array]:
         batch = _masked(batch, mask_fn, np.uint32(config.seed), 0)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return _sums(config, params, batch, None) | _size(batch)
+            return _sums(config, platform, params, batch, None) | _size(batch)
 
     return jax.jit(eval_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh))

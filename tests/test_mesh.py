@@ -1,5 +1,6 @@
 """One device and eight fake devices in several meshes do the same training, and hold their share of the state only."""
 
+import json
 import os
 import subprocess
 import sys
@@ -76,3 +77,22 @@ def test_evaluation_agrees(results, mesh):
 def test_first_parameters_do_not_depend_on_the_mesh_and_nobody_holds_more_than_its_share(results, mesh, ways):
     np.testing.assert_allclose(results[f"{mesh}/initial"], results[f"{REFERENCE}/initial"], rtol=0, atol=1e-7)
     assert results[f"{mesh}/device_bytes"] <= results[f"{mesh}/bytes"] / ways * 1.05
+
+
+def test_the_attention_kernel_draws_and_computes_alike_on_any_mesh(tmp_path):
+    output = tmp_path / "results.json"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    program = PROGRAM.with_name("kernel_mesh_program.py")
+    done = subprocess.run(
+        [sys.executable, program, output], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(output.read_text())
+    expected = results.pop("einsum (1, 1, 1)")
+    assert len(results) == 2
+    for name, got in results.items():  # other dropped weights would be off by far more
+        np.testing.assert_allclose(got, expected, rtol=2e-3, err_msg=name)

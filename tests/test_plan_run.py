@@ -17,9 +17,10 @@ from bert_jax.compiled_step import bytes_wanted
 from bert_jax.config import PhaseConfig
 from bert_jax.plan_advice import advice
 from bert_jax.plan_run import TIMES, _times, between_slices, communication_seconds
-from bert_jax.program_cycles import program_cycles
+from bert_jax.program_cycles import Rates, operations, program_cycles
 from bert_jax.topology import parse_topology
 
+RATES = Rates(flops=100.0, bytes=10.0)
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """HloModule jit_train_step, is_scheduled=true
 
@@ -67,12 +68,34 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 def test_cycles_count_a_loops_body_once_a_trip():
     # Fusions count where they stand, not their insides; what the compiler does not know counts nothing.
-    assert program_cycles(PROGRAM) == 1000 + 100 + 300 + 12 * (1 + 10 + 3 * 7)
+    assert program_cycles(PROGRAM, RATES) == 1000 + 100 + 300 + 12 * (1 + 10 + 3 * 7)
 
 
 def test_a_loop_of_unknown_length_is_no_guess():
     with pytest.raises(ValueError, match="unknown length"):
-        program_cycles(PROGRAM.replace("constant(12)", "parameter(0)"))
+        program_cycles(PROGRAM.replace("constant(12)", "parameter(0)"), RATES)
+
+
+def kernel(flops, moved):
+    cost = f'"cost_estimate":{{"flops":"{flops}","transcendentals":"5","bytes_accessed":"{moved}"}}'
+    line = '  %k = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call", metadata={op_name="attend"}, '
+    return PROGRAM.replace("  %b = f32", line + f"backend_config={{{cost}}}\n  %b = f32")
+
+
+def test_kernels_count_twice_their_bound():
+    without = program_cycles(PROGRAM, RATES)
+    assert program_cycles(kernel(7000, 10), RATES) == without + 2 * 70
+    assert program_cycles(kernel(100, 500), RATES) == without + 2 * 50
+    (found,) = [operation for operation in operations(kernel(100, 500), RATES) if operation.name == "k"]
+    assert (found.opcode, found.shape, found.source, found.cycles, found.times) == (
+        "custom-call",
+        "f32[8]",
+        "attend",
+        100,
+        1,
+    )
+    with pytest.raises(ValueError, match="without a cost estimate"):
+        program_cycles(kernel(1, 1).replace("cost_estimate", "other"), RATES)
 
 
 def test_the_compilers_refusal_says_how_much_was_wanted():

@@ -1,13 +1,20 @@
 """Multi-head self-attention, block-diagonal in the segments of a row (Vaswani et al., 2017)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
+from bert_jax.model import attention_kernel
 from bert_jax.model.layers import Dense, Dropout, product
+from bert_jax.model.partitioning import BATCH_AXES
 from bert_jax.random_bits import Purpose
+
+INTERPRET = False  # tests set it: the kernel as plain jax, where there is no TPU
 
 
 class SelfAttention(nnx.Module):
@@ -17,6 +24,7 @@ class SelfAttention(nnx.Module):
         """Declares the four projections."""
         size, heads, head = config.hidden_size, config.num_heads, config.head_size
         self.rate, self.dtype = config.attention_dropout_rate, jnp.dtype(config.dtype)
+        self.kind, self.head_size = config.attention, head
 
         def projection() -> Dense:
             return Dense(
@@ -48,6 +56,8 @@ class SelfAttention(nnx.Module):
           dropout: of the attention probabilities; None for none.
           layer: which layer of the stack this is.
         """
+        if self.kind == "pallas":
+            return self._by_kernel(x, segment_ids, dropout, layer)
         query, key, value = self.query(x), self.key(x), self.value(x)
         scores = product("BTNH,BSNH->BNST", self.dtype, None, key, query)
         together = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
@@ -57,3 +67,31 @@ class SelfAttention(nnx.Module):
             probabilities = dropout(probabilities, self.rate, Purpose.DROPOUT_ATTENTION, layer)
         context = product("BNST,BTNH->BSNH", self.dtype, None, probabilities.astype(self.dtype), value)
         return self.output(context)
+
+    def _by_kernel(self, x, segment_ids, dropout: Dropout | None, layer) -> Float[Array, "B S D"]:
+        query, key, value = (dense.flat(x) for dense in (self.query, self.key, self.value))
+        rate = self.rate if dropout is not None else 0.0
+        if dropout is None:
+            row_keys = jnp.zeros((2, x.shape[0]), jnp.uint32)
+        else:
+            row_keys = dropout.row_keys(Purpose.DROPOUT_ATTENTION, layer)
+        context = attend_on_mesh(self.head_size, rate, query, key, value, segment_ids, row_keys)
+        return self.output.flat(context)
+
+
+def attend_on_mesh(head_size: int, rate: float, query, key, value, segment_ids, row_keys) -> Float[Array, "B S E"]:
+    """`attention_kernel.attend`, every device of the mesh with its rows and heads; arguments as there."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kernel = functools.partial(attention_kernel.attend, head_size, rate, INTERPRET)
+    if mesh.empty or mesh.size == 1:
+        return kernel(query, key, value, segment_ids, row_keys, jnp.zeros(1, jnp.int32))
+    heads = query.shape[-1] // head_size
+
+    def local(query, key, value, segment_ids, row_keys):
+        first = jax.lax.axis_index("tensor") * (heads // mesh.shape["tensor"])
+        return kernel(query, key, value, segment_ids, row_keys, first.reshape(1))
+
+    wide, rows = PartitionSpec(BATCH_AXES, None, "tensor"), PartitionSpec(BATCH_AXES)
+    keys = PartitionSpec(None, BATCH_AXES)
+    mapped = jax.shard_map(local, in_specs=(wide, wide, wide, rows, keys), out_specs=wide, check_vma=False)
+    return mapped(query, key, value, segment_ids, row_keys)

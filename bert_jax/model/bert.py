@@ -202,7 +202,9 @@ def _build(config: ModelConfig, objective: str, seed: int) -> Bert:
 
 @functools.lru_cache(maxsize=32)
 def _abstract(config: ModelConfig, objective: str) -> tuple[Any, nnx.State]:
-    return nnx.split(nnx.eval_shape(lambda: _build(config, objective, 0)))
+    # Wherever it is asked for, inside a mesh too: the logical names are no axes of a mesh.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        return nnx.split(nnx.eval_shape(lambda: _build(config, objective, 0)))
 
 
 def init_params(config: ModelConfig, objective: str, seed: int) -> Params:

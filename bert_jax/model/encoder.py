@@ -75,7 +75,10 @@ def run_layers(
     segment_ids: Int[Array, "B S"],
     dropout: Dropout | None,
 ) -> Float[Array, "B S D"]:
-    """Applies the stacked layers in order; `config.remat` says what the backward pass computes anew."""
+    """Applies the stacked layers in order; `config.remat` says what the backward pass computes anew.
+
+    `config.layers` "unroll" traces a copy of the body for every layer, else one is scanned.
+    """
     description, params = nnx.split(layers)
 
     def body(x, layer_params_and_number):
@@ -88,4 +91,4 @@ def run_layers(
     elif config.remat == "full":
         body = jax.checkpoint(body, prevent_cse=False)
     numbers = jnp.arange(config.num_layers, dtype=jnp.int32)
-    return jax.lax.scan(body, x, (params, numbers))[0]
+    return jax.lax.scan(body, x, (params, numbers), unroll=config.layers == "unroll")[0]

@@ -1,0 +1,281 @@
+"""Self-attention within segments as one Pallas kernel for TPUs, forwards and backwards: scores never leave the chip.
+
+A row's scores fit the fast memory whole (rows of BERT are short), so a softmax is one pass over its column and no
+running maximum is needed, and several short rows share a step. Dropout is the hash of `random_bits`, element for
+element what the reference draws. Scores are held transposed, keys by queries: sums over keys then run along the
+registers, their results are rows that broadcast at no cost, and of the backward pass's products none needs a large
+transposition. (After FlashAttention-2, Dao, 2023: the backward pass recomputes the probabilities from the logarithm of
+their sums.)
+
+Registers are 128 lanes wide. Heads of 64 features are taken in twos without taking them apart: the other head's
+features are zeroed in the one operand of a product whose sum runs over them.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int, UInt32
+
+from bert_jax import random_bits
+
+LANES = 128
+MAX_LENGTH = 512  # of a row: some [S, S] arrays of float32 must fit the fast memory at once
+_STEP_ROWS = 1024  # positions that a step of the grid takes, in whole rows
+
+_NT = (((1,), (1,)), ((), ()))  # x y^T
+_NN = (((1,), (0,)), ((), ()))  # x y
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    """Of a call: rows, positions, heads and features a head on one device, and the rate of dropout."""
+
+    batch: int
+    length: int
+    heads: int
+    head_size: int
+    rate: float
+
+    @property
+    def together(self) -> int:
+        """Heads that share the lanes of a register."""
+        return max(1, LANES // self.head_size)
+
+    @property
+    def lanes(self) -> int:
+        """Features of the heads that are taken together."""
+        return self.together * self.head_size
+
+    @property
+    def rows(self) -> int:
+        """Rows a step of the grid."""
+        most = max(1, _STEP_ROWS // self.length)
+        return max(rows for rows in range(1, most + 1) if self.batch % rows == 0)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Steps: blocks of rows, groups of heads."""
+        return self.batch // self.rows, self.heads // self.together
+
+    def cost(self, products: int, arrays: int) -> pl.CostEstimate:
+        """What the compiler may assume of a pass with so many products a head and arrays of the input's size.
+
+        FLOPs are those executed: sums run over all lanes, zeros included.
+        """
+        scores = self.batch * self.heads * self.length**2
+        moved = arrays * self.batch * self.length * self.heads * self.head_size * 2
+        sums = self.batch * self.heads * self.length * 4
+        return pl.CostEstimate(
+            flops=2 * products * scores * self.lanes, transcendentals=scores, bytes_accessed=moved + sums
+        )
+
+
+def supports(length: int, heads: int, head_size: int) -> bool:
+    """Whether rows of `length` positions with so many heads of so many features can be had."""
+    together = max(1, LANES // head_size)
+    fitting = (together * head_size) % LANES == 0 and heads % together == 0
+    return length % LANES == 0 and length <= MAX_LENGTH and fitting
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def attend(
+    head_size: int,
+    rate: float,
+    interpret: bool,
+    query: Float[Array, "B S E"],
+    key: Float[Array, "B S E"],
+    value: Float[Array, "B S E"],
+    segment_ids: Int[Array, "B S"],
+    row_keys: UInt32[Array, "2 B"],
+    first_head: Int[Array, "1"],
+) -> Float[Array, "B S E"]:
+    """softmax(query key^T / sqrt(head_size)) value within segments, with dropout of the probabilities.
+
+    Args:
+      head_size: features a head; E is a number of heads times that.
+      rate: of dropout.
+      interpret: run it as plain jax, wherever there is no TPU.
+      query, key, value: bfloat16, heads side by side; what `supports` says of S and heads holds.
+      segment_ids: positions attend those with the same number.
+      row_keys: from `random_bits.row_keys`, of every row.
+      first_head: the number of the first head, where other devices have others.
+
+    Returns:
+      the context, bfloat16, heads side by side.
+    """
+    return _forward(head_size, rate, interpret, query, key, value, segment_ids, row_keys, first_head)[0]
+
+
+def _shape(head_size: int, rate: float, query: Array) -> _Shape:
+    batch, length, features = query.shape
+    return _Shape(batch, length, features // head_size, head_size, rate)
+
+
+def _specs(shape: _Shape, arrays: int) -> tuple[pl.BlockSpec, list[pl.BlockSpec], pl.BlockSpec]:
+    """Blocks of segment ids, of `arrays` arrays of the input's shape, and of the logarithms of sums."""
+    segments = pl.BlockSpec((shape.rows, 1, shape.length), lambda i, j, *_: (i, 0, 0))
+    wide = pl.BlockSpec((shape.rows, shape.length, shape.lanes), lambda i, j, *_: (i, 0, j))
+    logs = pl.BlockSpec((shape.rows, 1, shape.together, shape.length), lambda i, j, *_: (i, j, 0, 0))
+    return segments, [wide] * arrays, logs
+
+
+def _call(kernel, shape: _Shape, in_specs, out_specs, out_shape, cost, interpret: bool, name: str):
+    grid = pltpu.PrefetchScalarGridSpec(num_scalar_prefetch=2, grid=shape.grid, in_specs=in_specs, out_specs=out_specs)
+    return pl.pallas_call(
+        functools.partial(kernel, shape),
+        grid_spec=grid,
+        out_shape=out_shape,
+        cost_estimate=cost,
+        interpret=interpret,
+        name=name,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+    )
+
+
+def _forward(head_size, rate, interpret, query, key, value, segment_ids, row_keys, first_head):
+    shape = _shape(head_size, rate, query)
+    segments, wide, logs = _specs(shape, 3)
+    call = _call(
+        _forward_kernel,
+        shape,
+        [segments, *wide],
+        [wide[0], logs],
+        [
+            jax.ShapeDtypeStruct(query.shape, query.dtype),
+            jax.ShapeDtypeStruct((shape.batch, shape.grid[1], shape.together, shape.length), jnp.float32),
+        ],
+        shape.cost(products=2, arrays=4),
+        interpret,
+        "attention_forward",
+    )
+    scalars = row_keys.astype(jnp.int32), first_head.astype(jnp.int32)
+    context, log_sums = call(*scalars, segment_ids[:, None, :], query, key, value)
+    return context, (query, key, value, segment_ids, scalars, log_sums)
+
+
+def _backward(head_size, rate, interpret, saved, gradient):
+    query, key, value, segment_ids, scalars, log_sums = saved
+    shape = _shape(head_size, rate, query)
+    segments, wide, logs = _specs(shape, 4)
+    call = _call(
+        _backward_kernel,
+        shape,
+        [segments, *wide, logs],
+        wide[:3],
+        [jax.ShapeDtypeStruct(query.shape, query.dtype)] * 3,
+        shape.cost(products=5, arrays=7),
+        interpret,
+        "attention_backward",
+    )
+    gradients = call(*scalars, segment_ids[:, None, :], query, key, value, gradient.astype(query.dtype), log_sums)
+    return (*gradients, None, None, None)
+
+
+attend.defvjp(_forward, _backward)
+
+
+def _dot(x: Array, y: Array, dimensions) -> Array:
+    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
+
+
+def _only(x: Array, head: int, shape: _Shape, axis: int = 1) -> Array:
+    """x with zeros in the features of the other heads."""
+    if shape.together == 1:
+        return x
+    return jnp.where(_of_head(x.shape, head, shape, axis), x, jnp.zeros_like(x))
+
+
+def _of_head(size: tuple[int, ...], head: int, shape: _Shape, axis: int) -> Array:
+    feature = jax.lax.broadcasted_iota(jnp.int32, size, axis)
+    return (feature >= head * shape.head_size) & (feature < (head + 1) * shape.head_size)
+
+
+def _together(segments: Int[Array, "1 S"]) -> Array:
+    """[S, S], keys by queries: whether they lie in the same segment."""
+    length = segments.shape[1]
+    wide = jnp.broadcast_to(segments, (LANES, length))
+    return jnp.tile(wide.T, (1, length // LANES)) == segments
+
+
+def _kept(shape: _Shape, row_keys, row, head, counter: Int[Array, "S S"]) -> Array:
+    """[S, S], keys by queries: what `random_bits.keep_mask` draws for a row's probabilities [N, S, S]."""
+    first, second = row_keys[0, row], row_keys[1, row]
+    bits = random_bits.mixed(counter + head * (shape.length * shape.length), first, second)
+    return random_bits.at_least(bits, shape.rate)
+
+
+def _counter(shape: _Shape) -> Int[Array, "S S"]:
+    """The place of a score among those of its head, queries by keys in C order; held keys by queries."""
+    square = (shape.length, shape.length)
+    keys, queries = (jax.lax.broadcasted_iota(jnp.int32, square, axis) for axis in (0, 1))
+    return queries * shape.length + keys
+
+
+def _forward_kernel(shape: _Shape, row_keys, first_head, segments, query, key, value, context, log_sums):
+    scale = shape.head_size**-0.5
+    block, group = pl.program_id(0), pl.program_id(1)
+    counter = _counter(shape) if shape.rate > 0 else None
+    for row in range(shape.rows):
+        together = _together(segments[row])
+        q, k = query[row], key[row].astype(jnp.float32)
+        values = value[row].astype(jnp.float32).T.astype(query.dtype)
+        turned = jnp.zeros((shape.lanes, shape.length), jnp.float32)
+        for head in range(shape.together):
+            scores = _dot(_only(k, head, shape).astype(q.dtype), q, _NT) * scale
+            scores = jnp.where(together, scores, jnp.finfo(jnp.float32).min)
+            highest = jnp.max(scores, axis=0, keepdims=True)
+            weights = jnp.exp(scores - highest)
+            total = jnp.sum(weights, axis=0, keepdims=True)
+            log_sums[row, 0, head : head + 1, :] = highest + jnp.log(total)
+            if counter is not None:
+                number = first_head[0] + group * shape.together + head
+                kept = _kept(shape, row_keys, block * shape.rows + row, number, counter)
+                weights = jnp.where(kept, weights, 0.0)
+            part = _dot(values, weights.astype(q.dtype), _NN) * (1.0 / (total * (1.0 - shape.rate)))
+            turned = _join(turned, part, head, shape)
+        context[row] = turned.T.astype(context.dtype)
+
+
+def _join(first: Array, other: Array, head: int, shape: _Shape, axis: int = 0) -> Array:
+    """`other` in the features of a head, `first` elsewhere."""
+    return jnp.where(_of_head(first.shape, head, shape, axis), other, first)
+
+
+def _backward_kernel(
+    shape: _Shape, row_keys, first_head, segments, query, key, value, gradient, log_sums, d_query, d_key, d_value
+):
+    scale = shape.head_size**-0.5
+    block, group = pl.program_id(0), pl.program_id(1)
+    counter = _counter(shape) if shape.rate > 0 else None
+    for row in range(shape.rows):
+        together = _together(segments[row])
+        q, g = query[row], gradient[row]
+        k, v = key[row].astype(jnp.float32), value[row].astype(jnp.float32)
+        keys = k.T.astype(q.dtype)
+        of_query = jnp.zeros((shape.lanes, shape.length), jnp.float32)
+        of_key = of_value = jnp.zeros((shape.length, shape.lanes), jnp.float32)
+        for head in range(shape.together):
+            scores = _dot(_only(k, head, shape).astype(q.dtype), q, _NT) * scale
+            scores = jnp.where(together, scores, jnp.finfo(jnp.float32).min)
+            weights = jnp.exp(scores - log_sums[row, 0, head : head + 1, :])
+            of_weights = _dot(_only(v, head, shape).astype(q.dtype), g, _NT)
+            dropped = weights
+            if counter is not None:
+                number = first_head[0] + group * shape.together + head
+                kept = _kept(shape, row_keys, block * shape.rows + row, number, counter)
+                dropped = jnp.where(kept, weights * (1.0 / (1.0 - shape.rate)), 0.0)
+            shared = dropped * of_weights
+            of_scores = (shared - weights * jnp.sum(shared, axis=0, keepdims=True)).astype(q.dtype)
+            value_part = _dot(dropped.astype(q.dtype), g, _NN)
+            key_part = _dot(of_scores, q, _NN)
+            query_part = _dot(keys, of_scores, _NN)
+            of_query = _join(of_query, query_part, head, shape)
+            of_key = _join(of_key, key_part, head, shape, axis=1)
+            of_value = _join(of_value, value_part, head, shape, axis=1)
+        d_query[row] = (of_query.T * scale).astype(d_query.dtype)
+        d_key[row] = (of_key * scale).astype(d_key.dtype)
+        d_value[row] = of_value.astype(d_value.dtype)

@@ -1,0 +1,40 @@
+"""Run by test_mesh.py in a process with eight fake devices: steps with the attention kernel, on one device and cut.
+
+python kernel_mesh_program.py OUT.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import jax
+import numpy as np
+import small_bert
+
+from bert_jax.config import MeshConfig
+from bert_jax.model import attention
+from bert_jax.sharding import batch_sharding, make_mesh
+from bert_jax.train_state import create_state
+from bert_jax.train_step import make_train_step
+
+SIZES = {"hidden_size": 256, "num_heads": 4, "max_position_embeddings": 128, "dtype": "bfloat16"}
+
+
+def main(output: str) -> None:
+    """Loss and gradient norm of a step from random parameters, by attention and mesh."""
+    attention.INTERPRET = True
+    results = {}
+    for kind, sizes in (("einsum", (1, 1, 1)), ("pallas", (1, 1, 1)), ("pallas", (2, 2, 2))):
+        config = small_bert.run_config(attention=kind, layers="unroll", **SIZES)
+        mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
+        batch = jax.device_put(small_bert.packed_batch(config.model, 8, length=128), batch_sharding(mesh))
+        step = make_train_step(config, mesh, small_bert.already_masked)
+        _, metrics = step(create_state(config, mesh), batch)
+        results[f"{kind} {sizes}"] = [float(metrics["loss"]), float(metrics["grad_norm"])]
+    Path(output).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
