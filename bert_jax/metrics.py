@@ -11,7 +11,9 @@ from bert_jax.config import Config
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
-# Peak dense bfloat16 FLOP/s of a device, from the vendors' data sheets.
+# Peak dense bfloat16 FLOP/s of a device as jax counts devices (of v2 and v3 a core, half a chip), as read in November
+# 2026: Google's pages "TPU v3" to "TPU v6e" (docs.cloud.google.com/tpu/docs), v2 180 TFLOP/s for its board of 4 chips;
+# NVIDIA's tables for A100, H100 SXM (H200 computes alike) and H100 PCIe, half of what they give "with sparsity".
 PEAK_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -21,6 +23,7 @@ PEAK_FLOPS = {
     "TPU v6 lite": 918e12,
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H200": 989e12,
 }
 

@@ -34,6 +34,10 @@ class CheckpointsDamaged(InputError):
     """No checkpoint of a run is sound."""
 
 
+class NotSaved(Exception):
+    """A checkpoint was declined because there is one of this step or a later one, which this run has not written."""
+
+
 class DiskFull(Exception):
     """A checkpoint could not be written for want of room; those before it are untouched."""
 
@@ -106,6 +110,7 @@ class Checkpoints:
 
         Raises:
           DiskFull: there was no room for this checkpoint or the one begun before it.
+          NotSaved: there is one of this step or a later one already.
           StoreRefused: the one begun before it could not be uploaded.
         """
         self.wait()
@@ -127,7 +132,10 @@ class Checkpoints:
         if only_best:
             self._keeping.only_best.add(step)
         with _naming_full_disks():
-            self._manager.save(step, args=items)
+            saved = self._manager.save(step, args=items)
+        if not saved:
+            newest = self._manager.latest_step()
+            raise NotSaved(f"checkpoint {step} was not saved: {self._directory} has one of step {newest} already")
         if self._store is not None:
             self._upload = self._uploads.submit(self._send, self._store, step)
 

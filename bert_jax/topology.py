@@ -14,6 +14,9 @@ from data_prep.errors import InputError
 class Generation:
     """A generation of TPU.
 
+    Memory and networks are those of Google's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e"
+    (docs.cloud.google.com/tpu/docs), as read in November 2026.
+
     Attributes:
       kind: as jax names the device.
       accelerator: what TPU_ACCELERATOR_TYPE and gcloud call a slice, without its number.
@@ -24,10 +27,12 @@ class Generation:
       hertz: of its clock, by which the compiler's cycles become seconds: peak FLOP/s over those of a cycle.
       bandwidth: bytes/s of the chip's memory, from the data sheet.
       ring: bytes a second between neighbours along one dimension of the interconnect, both ways around together: the
-        published bidirectional bandwidth of a chip over twice its dimensions.
-      dcn: bytes a second of a chip's share of the data centre's network, one way.
-      dollars: a chip-hour on demand in the cheapest region of the United States, from Google's list of prices of 2025;
-        prices change, so look yours up.
+        published bidirectional bandwidth of a chip (v5e 400 GB/s, v5p 1200, v6e 800) over twice its dimensions. For v4
+        it follows from a pod's bisection: 24 TB/s over the 512 links that cross the middle of 16x16x16, both ways.
+      dcn: bytes a second of a chip's share of the data centre's network, one way: v5p 50 Gbit/s a chip; v5e 6.4 and v6e
+        25.6 Tbit/s a pod of 256. For v4 nothing is published; v5p's is assumed.
+      dollars: a chip-hour on demand in the cheapest region of the United States. Not checked against Google's list of
+        prices, and prices change: look yours up.
     """
 
     kind: str

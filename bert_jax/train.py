@@ -27,7 +27,7 @@ from bert_jax.ledger import Ledger
 from bert_jax.loop import DIVERGED, DONE, Programs, train
 from bert_jax.metrics import duration
 from bert_jax.reporting import Reporter, say
-from bert_jax.run_checkpoints import Checkpoints, DiskFull
+from bert_jax.run_checkpoints import Checkpoints, DiskFull, NotSaved
 from bert_jax.run_directory import RunCard, check_same_run, prepare
 from bert_jax.run_store import RunStore, StoreRefused, naming
 from bert_jax.sharding import check_mesh, make_mesh, state_shardings
@@ -125,6 +125,10 @@ def _pretrain(config: Config, workdir: Path, store: RunStore | None, stop: StopS
     except StoreRefused as error:
         say(f"error: {error}; {_kept(workdir)}")
         card.end("store refused")
+        return cluster.leave(STOPPED)
+    except NotSaved as error:
+        say(f"error: {error}, which another run may have written; see that none runs, and run the same command again")
+        card.end("not saved")
         return cluster.leave(STOPPED)
     except (DiskFull, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

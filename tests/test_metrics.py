@@ -43,6 +43,7 @@ def test_peak_flops_by_the_name_that_jax_gives():
     assert peak_flops("TPU v5 lite") == 197e12
     assert peak_flops("TPU v5p") == 459e12
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("cpu") is None
 
 

@@ -13,7 +13,7 @@ from bert_jax import checkpoint, run_checkpoints
 from bert_jax.config import CheckpointConfig, Config
 from bert_jax.data.load import Position
 from bert_jax.ledger import Best, Ledger
-from bert_jax.run_checkpoints import Checkpoints, CheckpointsDamaged, DiskFull
+from bert_jax.run_checkpoints import Checkpoints, CheckpointsDamaged, DiskFull, NotSaved
 from bert_jax.train_state import TrainState
 
 DEFAULT = CheckpointConfig()
@@ -190,3 +190,12 @@ def test_a_checkpoint_that_was_being_written_does_not_count(saved, tmp_path):
     state, _ = checkpoints.restore_newest(abstract())
     checkpoints.close()
     assert int(state.step) == 10 and not half.exists()
+
+
+def test_a_save_that_is_declined_is_an_error(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", DEFAULT)
+    checkpoints.save(10, state_at(10), ledger_at(10), CONFIG, only_best=False)
+    with pytest.raises(NotSaved, match=r"checkpoint 5 was not saved: .* has one of step 10 already"):
+        checkpoints.save(5, state_at(5), ledger_at(5), CONFIG, only_best=False)
+    checkpoints.close()
+    assert checkpoint.saved_steps(tmp_path) == [10]
