@@ -5,23 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bert_jax.model import layers
 from bert_jax.model.layers import LayerNorm, gelu
 
 
 def test_the_cheap_gelu_is_the_exact_one_but_for_rounding():
     x = jnp.asarray(np.concatenate([np.linspace(-12, 12, 20_001), [-1e4, 1e4]]), jnp.float32)
     exact, exact_slope = jax.vmap(jax.value_and_grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
-    cheap, slope = jax.vmap(jax.value_and_grad(lambda x: gelu(x, jnp.dtype("bfloat16"))))(x)
-    np.testing.assert_allclose(cheap, exact, rtol=1e-5, atol=4e-5)
-    np.testing.assert_allclose(slope, exact_slope, rtol=1e-5, atol=4e-5)
-    assert gelu(x.astype(jnp.bfloat16), jnp.dtype("bfloat16")).dtype == jnp.bfloat16
-    np.testing.assert_array_equal(gelu(x, jnp.dtype("float32")), jax.nn.gelu(x, approximate=False))
+    cheap, slope = jax.vmap(jax.value_and_grad(layers._fast_gelu))(x)
+    np.testing.assert_allclose(cheap, exact, rtol=1e-5, atol=3e-5)
+    np.testing.assert_allclose(slope, exact_slope, rtol=1e-5, atol=6e-5)
+    assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gelu(x), jax.nn.gelu(x, approximate=False))
 
 
 def test_layer_norms_gradients_are_those_of_its_definition():
     draw = np.random.default_rng(0)
     x, weight = (jnp.asarray(draw.normal(1.0, 2.0, (3, 5, 32)), jnp.float32) for _ in range(2))
-    norm = LayerNorm(32, 1e-12, "float32", nnx.Rngs(params=0))
+    with nnx.use_eager_sharding(False):
+        norm = LayerNorm(32, 1e-12, "float32", nnx.Rngs(params=0))
     description, params = nnx.split(norm)
     params = jax.tree.map(lambda leaf: jnp.asarray(draw.normal(1.0, 0.5, leaf.shape), jnp.float32), params)
 
