@@ -31,6 +31,17 @@ CLASSES = [
     ("electra", "ElectraForMaskedLM"),
     ("electra", "ElectraForSequenceClassification"),
 ]
+CLASSES += [
+    (family, f"{name}For{task}")
+    for family, name in {
+        "bert": "Bert",
+        "roberta": "Roberta",
+        "xlm-roberta": "XLMRoberta",
+        "distilbert": "DistilBert",
+        "electra": "Electra",
+    }.items()
+    for task in ("TokenClassification", "QuestionAnswering")
+]
 
 
 def make(family, kind, seed=0, scale=0.3, **changes):

@@ -10,6 +10,7 @@ from bert_jax import checkpoint
 from bert_jax.checkpoint import SavedModel
 from bert_jax.model.bert import init_params
 from bert_jax.model.classifier import classifier_shapes
+from bert_jax.model.token_heads import HEADS, token_head_shapes
 from data_prep.tokenizer import load_tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -55,6 +56,12 @@ def saved_model(tmp_path: Path, objective: str = "nsp", fresh: bool = False, see
         card = {"task": objective, "labels": labels, "max_seq_len": 16, "text_columns": ["text"]}
         draw = np.random.default_rng(seed)
         shapes = classifier_shapes(config, max(1, len(labels)))
+        params = jax.tree.map(lambda leaf: draw.normal(0.0, 0.3, leaf.shape).astype(np.float32), shapes)
+    elif objective in HEADS:
+        labels = ["O", "B-PER", "I-PER"] if objective == "tagging" else []
+        card = {"task": objective, "labels": labels, "max_seq_len": 16}
+        draw = np.random.default_rng(seed)
+        shapes = token_head_shapes(config, HEADS[objective], len(labels) or 2)
         params = jax.tree.map(lambda leaf: draw.normal(0.0, 0.3, leaf.shape).astype(np.float32), shapes)
     elif fresh:
         params = jax.tree.map(np.asarray, init_params(config, objective, seed))

@@ -17,6 +17,8 @@ TABLE = (
     Row("mlm/decoder/bias", "cls.predictions.bias", "vector", vocabulary=True),
     *dense("nsp", "cls.seq_relationship"),
     *dense("classifier", "classifier"),
+    *dense("tagger", "classifier"),
+    *dense("span", "qa_outputs"),
 )
 
 
@@ -36,6 +38,8 @@ BERT = Family(
         "BertModel": "nsp",
         "BertForMaskedLM": "mlm",
         "BertForSequenceClassification": "classification",
+        "BertForTokenClassification": "tagging",
+        "BertForQuestionAnswering": "qa",
     },
     bare="BertModel",
     table=TABLE,

@@ -26,6 +26,8 @@ TABLE = (
     Row("mlm/decoder/bias", "vocab_projector.bias", "vector", vocabulary=True),
     *dense("pooler", "pre_classifier"),  # a task's, not pretrained
     *dense("classifier", "classifier"),
+    *dense("tagger", "classifier"),
+    *dense("span", "qa_outputs"),
 )
 
 _FIELDS: Fields = {
@@ -58,6 +60,8 @@ DISTILBERT = Family(
         "DistilBertForMaskedLM": "mlm",
         "DistilBertModel": "mlm",
         "DistilBertForSequenceClassification": "classification",
+        "DistilBertForTokenClassification": "tagging",
+        "DistilBertForQuestionAnswering": "qa",
     },
     bare="DistilBertModel",
     table=TABLE,

@@ -24,6 +24,8 @@ TABLE = (
     Row("mlm/decoder/bias", "generator_lm_head.bias", "vector", vocabulary=True),
     *dense("pooler", "classifier.dense"),  # a task's, not pretrained
     *dense("classifier", "classifier.out_proj"),
+    *dense("tagger", "classifier"),
+    *dense("span", "qa_outputs"),
 )
 
 _FIELDS: Fields = dict(BERT_FIELDS) | {
@@ -52,6 +54,8 @@ ELECTRA = Family(
         "ElectraModel": "rtd",
         "ElectraForMaskedLM": "mlm",
         "ElectraForSequenceClassification": "classification",
+        "ElectraForTokenClassification": "tagging",
+        "ElectraForQuestionAnswering": "qa",
     },
     bare="ElectraModel",
     table=TABLE,

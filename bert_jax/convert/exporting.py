@@ -136,19 +136,19 @@ def _rounding(exact: gate.Probe, rounded: gate.Probe, inputs: gate.Probe) -> str
 
 def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) -> None:
     family = FAMILIES[model.config.family]
-    pretraining = model.objective in ("nsp", "sop", "mlm", "rtd")
-    objective = {"sop": "nsp"}.get(model.objective, model.objective) if pretraining else "classification"
+    objective = {"sop": "nsp", "regression": "classification"}.get(model.objective, model.objective)
     fields: dict[str, Any] = {"pad_token_id": pad_id} | family.config_to_hf(model.config)
     fields |= {
         "architectures": [family.architecture(objective)],
         "dtype": form.dtype,
         "torch_dtype": form.dtype,
     }
-    if not pretraining:
+    if model.objective in ("classification", "regression", "tagging"):
         labels = [str(label) for label in model.card["labels"]] or ["LABEL_0"]
-        problem = "regression" if model.objective == "regression" else "single_label_classification"
         fields["id2label"] = {str(i): label for i, label in enumerate(labels)}
         fields["label2id"] = {label: i for i, label in enumerate(labels)}
+    if model.objective in ("classification", "regression"):
+        problem = "regression" if model.objective == "regression" else "single_label_classification"
         fields["problem_type"] = problem
     tensors = to_tensors(family, model.config, model.params)
     write_directory(directory, fields, tensors, form.dtype, form.max_shard_size)

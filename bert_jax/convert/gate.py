@@ -25,6 +25,7 @@ from bert_jax.convert.mapping import Params, leaves, nest
 from bert_jax.convert.reference import InconsistentFiles, forward
 from bert_jax.model.bert import bind
 from bert_jax.model.classifier import classifier_logits
+from bert_jax.model.token_heads import token_logits
 
 ABSOLUTE, RELATIVE = 2e-5, 1e-5  # of the largest logit
 _ROWS, _LENGTH = 4, 16
@@ -73,6 +74,11 @@ def _outputs(config: ModelConfig, objective: str) -> Callable[[Params, Mapping[s
     """Jitted: params and a batch to the outputs under transformers' names."""
 
     def outputs(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        if objective == "tagging":
+            return {"logits": token_logits(config, params, batch)}
+        if objective == "qa":
+            logits = token_logits(config, params, batch)
+            return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
         if objective not in ("nsp", "sop", "mlm", "rtd"):
             return {"logits": classifier_logits(config, params, batch)}
         bert = bind(config, objective, params)

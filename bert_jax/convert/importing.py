@@ -17,6 +17,7 @@ from bert_jax.convert.hf_files import CONFIG_FILE, Tensors, is_hf_directory, ope
 from bert_jax.convert.mapping import Family, Params, Row, nest
 from bert_jax.model.bert import abstract_params, init_params
 from bert_jax.model.classifier import classifier_shapes
+from bert_jax.model.token_heads import HEADS, token_head_shapes
 from data_prep.errors import InputError
 from data_prep.tokenizer import load_tokenizer
 
@@ -89,6 +90,9 @@ def read_hf(directory: Path) -> SavedModel:
         card = _card(fields, where)
         objective = card["task"]
         shapes = classifier_shapes(config, max(1, len(card["labels"])))
+    elif objective in HEADS:
+        card = {"task": objective, "labels": _labels(fields, where) if objective == "tagging" else []}
+        shapes = token_head_shapes(config, HEADS[objective], len(card["labels"]) or 2)
     tensors = open_tensors(directory, family.prefix, family.heads, family.renamed)
     if not card:
         objective = _objective_of(family, objective, tensors)
@@ -117,14 +121,7 @@ def _architecture(fields: dict[str, Any], where: Path) -> tuple[Family, str]:
 
 def _card(fields: dict[str, Any], where: Path) -> dict[str, Any]:
     """Task and labels of a sequence classifier."""
-    names = fields.get("id2label")
-    if names is None:
-        names = {str(i): f"LABEL_{i}" for i in range(fields.get("num_labels", 2))}
-    try:
-        labels = [names[str(i)] for i in range(len(names))]
-    except (KeyError, TypeError):
-        raise InputError(f"{where}: id2label is {names!r}; it must map 0, 1, ... to names") from None
-    problem = fields.get("problem_type")
+    labels, problem = _labels(fields, where), fields.get("problem_type")
     if problem == "multi_label_classification":
         raise InputError(f"{where}: problem_type {problem} is not supported; each row must have one label")
     if len(labels) == 1 or problem == "regression":
@@ -132,6 +129,17 @@ def _card(fields: dict[str, Any], where: Path) -> dict[str, Any]:
             raise InputError(f"{where}: a regression of {len(labels)} numbers is not supported; there must be one")
         return {"task": "regression", "labels": []}
     return {"task": "classification", "labels": labels}
+
+
+def _labels(fields: dict[str, Any], where: Path) -> list[str]:
+    """Names of the labels, in the order of their numbers."""
+    names = fields.get("id2label")
+    if names is None:
+        names = {str(i): f"LABEL_{i}" for i in range(fields.get("num_labels", 2))}
+    try:
+        return [names[str(i)] for i in range(len(names))]
+    except (KeyError, TypeError):
+        raise InputError(f"{where}: id2label is {names!r}; it must map 0, 1, ... to names") from None
 
 
 def _objective_of(family: Family, objective: str, tensors: Tensors) -> str:

@@ -22,6 +22,8 @@ _LOADERS = {
     "rtd": ("AutoModelForPreTraining", "feature-extraction"),
     "classification": ("AutoModelForSequenceClassification", "text-classification"),
     "regression": ("AutoModelForSequenceClassification", "text-classification"),
+    "tagging": ("AutoModelForTokenClassification", "token-classification"),
+    "qa": ("AutoModelForQuestionAnswering", "question-answering"),
 }
 _OBJECTIVES = {
     "nsp": "masked language modelling and next sentence prediction",

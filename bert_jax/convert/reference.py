@@ -214,6 +214,11 @@ def _outputs(t: _Tensors, config: dict, architecture: str, hidden: Array) -> dic
         return {"logits": _word_logits(t, config, architecture, hidden)}
     if architecture in _TEXTS:
         return {"logits": _text_logits(t, config, architecture, hidden, len(config.get("id2label", "01")))}
+    if architecture.endswith("ForTokenClassification"):
+        return {"logits": t.dense(hidden, "classifier", len(config.get("id2label", "01")))}
+    if architecture.endswith("ForQuestionAnswering"):
+        ends = t.dense(hidden, "qa_outputs", 2)
+        return {"start_logits": ends[..., 0], "end_logits": ends[..., 1]}
     if architecture == "ElectraForPreTraining":
         x = _ACTIVATIONS[config["hidden_act"]](
             t.dense(hidden, "discriminator_predictions.dense", config["hidden_size"])
@@ -232,7 +237,8 @@ def forward(directory: str | Path, inputs: Mapping[str, Array]) -> dict[str, Arr
 
     Returns:
       float64; for BertForPreTraining `prediction_logits` [B,S,V] and `seq_relationship_logits` [B,2], for a class
-      for masked words `logits` [B,S,V], for sequence classification `logits` [B, labels], for a discriminator [B,S].
+      for masked words `logits` [B,S,V], for sequence classification `logits` [B, labels], for tokens [B,S, labels],
+      for a discriminator [B,S], for question answering `start_logits` and `end_logits` [B,S].
 
     Raises:
       InconsistentFiles: the files do not fit together.

@@ -21,6 +21,8 @@ TABLE = (
     Row("mlm/decoder/bias", "lm_head.bias", "vector", vocabulary=True),
     *dense("pooler", "classifier.dense"),  # a task's, not pretrained
     *dense("classifier", "classifier.out_proj"),
+    *dense("tagger", "classifier"),
+    *dense("span", "qa_outputs"),
 )
 
 
@@ -48,6 +50,8 @@ def _family(model_type: str, name: str) -> Family:
             f"{name}ForMaskedLM": "mlm",
             f"{name}Model": "mlm",
             f"{name}ForSequenceClassification": "classification",
+            f"{name}ForTokenClassification": "tagging",
+            f"{name}ForQuestionAnswering": "qa",
         },
         bare=f"{name}Model",
         table=TABLE,

@@ -14,6 +14,7 @@ from bert_jax.convert.importing import open_model
 from bert_jax.finetune.encode import encode
 from bert_jax.finetune.infer import all_logits
 from bert_jax.finetune.tables import Table, read_table
+from bert_jax.model.token_heads import HEADS
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 from data_prep.tokenizer import load_tokenizer
@@ -37,6 +38,8 @@ def predict(model_dir: str | Path, input_path: str | Path, output_path: str | Pa
       InputError: a model without a task head, or a wrong input file.
     """
     model = open_model(model_dir)
+    if model.objective in HEADS:
+        raise InputError(f"{model_dir} is a {model.objective} model; predict knows classification and regression")
     if "classifier" not in model.params:
         raise InputError(f"{model_dir} has no task head; fine-tune it first with bert-jax finetune")
     table = read_table(input_path)

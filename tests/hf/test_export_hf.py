@@ -24,6 +24,8 @@ LOADERS = {
     "mlm": transformers.AutoModelForMaskedLM,
     "classification": transformers.AutoModelForSequenceClassification,
     "regression": transformers.AutoModelForSequenceClassification,
+    "tagging": transformers.AutoModelForTokenClassification,
+    "qa": transformers.AutoModelForQuestionAnswering,
 }
 TEXTS = ["the film is very good .", "a sad book", "", "the river was not lovely , the house is poor", "films zzz"]
 
