@@ -68,6 +68,14 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExtendConfig:
+    """In what the run's model may be larger than that of `config.init`."""
+
+    vocabulary: bool = False  # the corpus's tokenizer has more tokens: each begins as the mean of the old ones
+    positions: bool = False  # max_position_embeddings is larger: the learned ones are repeated
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What an example is and how rows are made of examples."""
 
@@ -162,6 +170,7 @@ class Config:
 
     seed: int = 0
     init: str = ""  # a directory to start from: a run, or a Hugging Face one
+    extend: ExtendConfig = ExtendConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -289,6 +298,9 @@ def check(config: Config) -> None:
     _one_of("config.data.mlm_documents", data.mlm_documents, MLM_DOCUMENTS)
     _one_of("config.optimizer.name", optimizer.name, OPTIMIZERS)
     _one_of("config.optimizer.schedule", optimizer.schedule, SCHEDULES)
+    for name in ("vocabulary", "positions"):
+        if getattr(config.extend, name) and not config.init:
+            raise InputError(f"config.extend.{name} is for a model to start from; give config.init, or leave it False")
     for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
         _at_least(f"config.model.{name}", getattr(model, name), 1)
     _check_family(model, data.objective)

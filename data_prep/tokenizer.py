@@ -26,6 +26,11 @@ _UNUSED = re.compile(r"\[unused\d+\]|madeupword\d{4}")  # BERT's, RoBERTa's
 _KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe", "WordLevel": "char"}
 
 
+def is_unused(piece: str) -> bool:
+    """Whether a piece is a slot that was left for later use."""
+    return not piece or _UNUSED.fullmatch(piece) is not None
+
+
 class Tokenizer:
     """A trained tokenizer; `load_tokenizer` makes one from a directory.
 
@@ -56,11 +61,11 @@ class Tokenizer:
         added = definition.json.get("added_tokens") or []
         special = {ids[name] for name in definition.specials.values()} | {t["id"] for t in added if t["special"]}
         # Slots that were left for later use: no text has them.
-        special |= {i for i, piece in enumerate(self._pieces) if not piece or _UNUSED.fullmatch(piece)}
+        special |= {i for i, piece in enumerate(self._pieces) if is_unused(piece)}
         self.special_ids = np.array(sorted(special), np.int32)
         byte_level = "ByteLevel" in json.dumps([definition.json["pre_tokenizer"], definition.json["decoder"]])
         self.word_start_table = word_start_table(self._pieces, self.kind, sorted(special), byte_level)
-        self.fingerprint = _fingerprint(definition, self._pieces)
+        self.fingerprint = hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()
         self._plain = _without_specials(definition, special)
         self.lowercase = self._plain.normalizer is not None and self._plain.normalizer.normalize_str("A") == "a"
         self._borders = borders(definition.json)
@@ -121,6 +126,28 @@ class Tokenizer:
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The pieces as they stand in the vocabulary."""
         return [self._pieces[int(i)] for i in ids]
+
+    def content(self) -> dict[str, Any]:
+        """What determines ids, as plain lists and dicts: `pieces` by id, `kind`, `specials`, `normalizer` and so on.
+
+        Fields that the library may add to its files later are left out where they are known.
+        """
+        definition = self._definition.json
+        model, normalizer = definition["model"], definition["normalizer"] or {}
+        what: dict[str, Any] = {"pieces": self._pieces, "kind": model["type"], "specials": self._definition.specials}
+        if model["type"] == "WordPiece":
+            what["word"] = [model.get("max_input_chars_per_word", 100), model.get("continuing_subword_prefix", "##")]
+        elif model["type"] == "Unigram":
+            what["scores"] = [score for _, score in model["vocab"]]
+        elif model["type"] == "BPE":
+            what["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        what["byte_fallback"] = bool(model.get("byte_fallback"))
+        if normalizer.get("type") == "BertNormalizer":
+            fields = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
+            normalizer = {name: normalizer.get(name) for name in fields}
+        what["normalizer"], what["pre_tokenizer"] = normalizer, definition["pre_tokenizer"]
+        what["added"] = [[token["content"], token["id"]] for token in definition.get("added_tokens") or []]
+        return what
 
     def files(self) -> dict[str, bytes]:
         """Name and content of every file of the tokenizer's directory; equal tokenizers have equal bytes."""
@@ -191,25 +218,3 @@ def _without_specials(definition: Definition, special: set[int]) -> tokenizers.T
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
     assert tokenizer.get_vocab_size() == size
     return tokenizer
-
-
-def _fingerprint(definition: Definition, pieces: list[str]) -> str:
-    """SHA-256 over what determines ids. Fields that the library may add to its files later are left out where they
-    are known.
-    """
-    content = definition.json
-    model, normalizer = content["model"], content["normalizer"] or {}
-    what: dict[str, Any] = {"pieces": pieces, "kind": model["type"], "specials": definition.specials}
-    if model["type"] == "WordPiece":
-        what["word"] = [model.get("max_input_chars_per_word", 100), model.get("continuing_subword_prefix", "##")]
-    elif model["type"] == "Unigram":
-        what["scores"] = [score for _, score in model["vocab"]]
-    elif model["type"] == "BPE":
-        what["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    what["byte_fallback"] = bool(model.get("byte_fallback"))
-    if normalizer.get("type") == "BertNormalizer":
-        fields = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
-        normalizer = {name: normalizer.get(name) for name in fields}
-    what["normalizer"], what["pre_tokenizer"] = normalizer, content["pre_tokenizer"]
-    what["added"] = [[token["content"], token["id"]] for token in content.get("added_tokens") or []]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

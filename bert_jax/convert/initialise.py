@@ -1,5 +1,6 @@
 """The parameters that a run starts from, where it does not start from nothing."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.checkpoint import SavedModel
 from bert_jax.config import Config, ModelConfig
+from bert_jax.convert.extending import extend
 from bert_jax.convert.importing import fresh_parts, open_model
 from bert_jax.convert.mapping import Params
 from bert_jax.model.bert import abstract_params
 from bert_jax.run_copy import local_run
 from data_prep.errors import InputError
+from data_prep.grown_tokenizer import difference, new_ids
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 _SIZES = (
     "family",
-    "vocab_size",
     "hidden_size",
     "embedding_size",
     "num_layers",
@@ -34,7 +37,9 @@ _SIZES = (
 def initial_params(config: Config, tokenizer: Tokenizer) -> Params | None:
     """Host arrays in the tree of the run's model, from the directory or URL `config.init`; None where it is empty.
 
-    Heads that the run's objective needs and the directory lacks are drawn from `config.seed` and said on stderr.
+    Heads that the run's objective needs and the directory lacks are drawn from `config.seed` and said on stderr. Where
+    `config.extend` allows it, tokens and positions that the run has more than the directory are added.
+    Embeddings past the tokenizer's last entry (many published ones are padded) are left out.
 
     Args:
       config: the run's, `model.vocab_size` filled in.
@@ -56,18 +61,12 @@ def _params_of(directory: Path, config: Config, tokenizer: Tokenizer) -> Params:
             f"config.init={config.init} is a discriminator, which has no head for masked words; fine-tune it, or start "
             "from its generator"
         )
-    wrong = {name: getattr(saved.config, name) for name in _SIZES if _differs(saved.config, config.model, name)}
-    if wrong:
-        asked = ", ".join(f"config.model.{name}={getattr(config.model, name)}" for name in wrong)
-        has = ", ".join(f"{name}={value}" for name, value in wrong.items())
-        raise InputError(
-            f"config.init={config.init} has {has}, the run asks for {asked}; give the run the sizes of the model"
-        )
-    if load_tokenizer(saved.tokenizer_dir).fingerprint != tokenizer.fingerprint:
-        raise InputError(
-            f"config.init={config.init} has another tokenizer than the corpus; build the corpus with --tokenizer "
-            f"{saved.tokenizer_dir}"
-        )
+    _check_sizes(saved.config, config)
+    new = _new_tokens(load_tokenizer(saved.tokenizer_dir), tokenizer, saved, config)
+    asked, has = config.model, saved.config
+    if has.vocab_size != asked.vocab_size or len(new) or has.max_position_embeddings != asked.max_position_embeddings:
+        params = extend(saved.params, has, asked.vocab_size, new, asked.max_position_embeddings)
+        saved = dataclasses.replace(saved, params=params)
     expected = abstract_params(config.model, config.data.objective)
     fresh = [part for part in expected if part not in saved.params]
     if fresh and jax.process_index() == 0:
@@ -76,5 +75,45 @@ def _params_of(directory: Path, config: Config, tokenizer: Tokenizer) -> Params:
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), {name: parts[name] for name in expected})
 
 
-def _differs(saved: ModelConfig, asked: ModelConfig, name: str) -> bool:
-    return getattr(saved, name) != getattr(asked, name)
+def _check_sizes(has: ModelConfig, config: Config) -> None:
+    wrong = [name for name in _SIZES if getattr(has, name) != getattr(config.model, name)]
+    if "max_position_embeddings" in wrong and has.max_position_embeddings < config.model.max_position_embeddings:
+        if config.extend.positions:
+            wrong.remove("max_position_embeddings")
+        elif len(wrong) == 1:
+            raise InputError(
+                f"config.init={config.init} has max_position_embeddings={has.max_position_embeddings}, the run asks "
+                f"for config.model.max_position_embeddings={config.model.max_position_embeddings}; give the run the "
+                "size of the model, or --config.extend.positions=True to repeat the learned ones"
+            )
+    if wrong:
+        asked = ", ".join(f"config.model.{name}={getattr(config.model, name)}" for name in wrong)
+        held = ", ".join(f"{name}={getattr(has, name)}" for name in wrong)
+        raise InputError(
+            f"config.init={config.init} has {held}, the run asks for {asked}; give the run the sizes of the model"
+        )
+
+
+def _new_tokens(old: Tokenizer, new: Tokenizer, saved: SavedModel, config: Config) -> np.ndarray:
+    """Ids of the corpus's tokens that the model has no learned rows for."""
+    if old.vocab_size > saved.config.vocab_size:
+        raise InputError(
+            f"config.init={config.init}: the tokenizer has {old.vocab_size} entries, the embeddings "
+            f"{saved.config.vocab_size}; use the tokenizer that belongs to the model"
+        )
+    if old.fingerprint == new.fingerprint:
+        return np.zeros(0, np.int32)
+    advice = f"build the corpus with --tokenizer {saved.tokenizer_dir}"
+    differs = difference(old, new)
+    if differs:
+        raise InputError(f"config.init={config.init} has another tokenizer than the corpus: {differs}; {advice}")
+    added = new_ids(old, new)
+    if not config.extend.vocabulary:
+        raise InputError(
+            f"config.init={config.init} lacks {len(added)} tokens of the corpus's tokenizer; {advice}, or give "
+            "--config.extend.vocabulary=True to begin them as the mean of the others"
+        )
+    if jax.process_index() == 0:
+        some = " ".join(new.tokens(added[:5])) + (" ..." if len(added) > 5 else "")
+        print(f"{config.init} lacks {len(added)} tokens ({some}): started as the mean of the others", file=sys.stderr)
+    return added

@@ -102,15 +102,16 @@ def _summary(model: SavedModel, run: dict[str, Any], trained: Config | None, dty
 
 def _how_to_load(name: str, model: SavedModel) -> str:
     loader, task = _LOADERS[model.objective]
-    return f"""## How to load it
-
-```python
-from transformers import AutoTokenizer, {loader}, pipeline
-
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = {loader}.from_pretrained("{name}")
-pipeline("{task}", model="{name}")
-```"""
+    code = [
+        f"from transformers import AutoTokenizer, {loader}, pipeline",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+        f'model = {loader}.from_pretrained("{name}")',
+        f'pipeline("{task}", model="{name}")',
+    ]
+    if model.objective == "qa":  # transformers 5 has no pipeline for it any more
+        code = [code[0].removesuffix(", pipeline"), *code[1:-1]]
+    return "\n".join(["## How to load it", "", "```python", *code, "```"])
 
 
 def _data(corpora: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Hugging Face directories come in bit for bit, or with one line that says why not."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,17 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from saved_models import save, saved_model
+from saved_models import SPECIALS, WORDS, save, saved_model
 from small_bert import model_config, random_params
 
 from bert_jax import checkpoint
-from bert_jax.config import Config, DataConfig, ModelConfig
+from bert_jax.config import Config, DataConfig, ExtendConfig, ModelConfig
 from bert_jax.convert import from_hf, open_model, to_hf, torch_files
 from bert_jax.convert.bert import BERT
 from bert_jax.convert.hf_writing import write_directory
 from bert_jax.convert.importing import read_hf
 from bert_jax.convert.initialise import initial_params
-from bert_jax.convert.mapping import to_tensors
+from bert_jax.convert.mapping import leaves, to_tensors
+from bert_jax.model.bert import abstract_params
 from data_prep.errors import InputError
 from data_prep.tokenizer import load_tokenizer
 
@@ -297,3 +299,100 @@ def test_starting_a_run_from_a_directory(hf, tmp_path, capsys):
     (tmp_path / "other" / "vocab.txt").write_text((hf / "vocab.txt").read_text().replace("river", "mountain"))
     with pytest.raises(InputError, match="another tokenizer"):
         initial_params(run_of(saved.config, hf), load_tokenizer(tmp_path / "other"))
+
+
+def extended(config: Config, **changes) -> Config:
+    """The same run, with sizes of its model changed, that may extend what it starts from."""
+    model = dataclasses.replace(config.model, **changes)
+    return dataclasses.replace(config, model=model, extend=ExtendConfig(vocabulary=True, positions=True))
+
+
+def grown(hf, directory, *words, take=None):
+    """The tokenizer of a directory with words added behind, and one in the place of the piece `take`."""
+    directory.mkdir()
+    text = (hf / "vocab.txt").read_text()
+    (directory / "vocab.txt").write_text(
+        (text.replace(take, "swapped") if take else text) + "".join(f"{w}\n" for w in words)
+    )
+    return load_tokenizer(directory)
+
+
+def test_added_tokens_begin_as_the_mean(hf, tmp_path, capsys):
+    saved, words = read_hf(hf), [f"word{i}" for i in range(110)]  # past the 128 rows of the padded table
+    tokenizer = grown(hf, tmp_path / "more", *words)
+    run = run_of(dataclasses.replace(saved.config, vocab_size=137), hf)
+    with pytest.raises(InputError, match=r"lacks 110 tokens .* --config.extend.vocabulary=True"):
+        initial_params(run, tokenizer)
+    params = initial_params(extended(run), tokenizer)
+    assert "lacks 110 tokens (word0 word1 word2 word3 word4 ...)" in capsys.readouterr().err
+    for path in ("embeddings/word/embedding", "mlm/decoder/bias"):
+        old, new = (dict(leaves(tree))[path] for tree in (saved.params, params))
+        assert new.shape[0] == 256
+        np.testing.assert_array_equal(new[:27], old[:27])
+        np.testing.assert_allclose(
+            new[27:137], np.broadcast_to(old[:27].mean(0), new[27:137].shape), rtol=1e-5, atol=1e-7
+        )
+        assert not new[137:].any()
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, abstract_params(run.model, "nsp"))
+
+
+def test_tokens_in_the_place_of_unused_ones(tmp_path):
+    source = tmp_path / "words_vocab"
+    source.mkdir()
+    (source / "vocab.txt").write_text("\n".join([*SPECIALS, "[unused0]", *WORDS]) + "\n")
+    load_tokenizer(source).save(tmp_path / "words")
+    model = saved_model(tmp_path, "mlm", vocab_size=28)
+    checkpoint.save_model(tmp_path / "model", model)
+    tokenizer = grown(source, tmp_path / "more", take="[unused0]")
+    params = initial_params(extended(run_of(model.config, tmp_path / "model", "mlm")), tokenizer)
+    old, new = (tree["embeddings"]["word"]["embedding"] for tree in (model.params, params))
+    kept = np.delete(np.arange(28), 5)
+    np.testing.assert_array_equal(new[kept], old[kept])
+    np.testing.assert_allclose(new[5], old[kept].mean(0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_more_positions_repeat_the_learned_ones(tmp_path, family):
+    sizes = {"family": family, "position_offset": 1 if family == "roberta" else 0}
+    saved, directory = saved_model(tmp_path, "mlm", **sizes), save(tmp_path, "mlm", **sizes)
+    tokenizer = load_tokenizer(saved.tokenizer_dir)
+    run = run_of(dataclasses.replace(saved.config, max_position_embeddings=50), directory, "mlm")
+    with pytest.raises(InputError, match=r"max_position_embeddings=20, .*=50; .* --config.extend.positions=True"):
+        initial_params(run, tokenizer)
+    params = initial_params(extended(run), tokenizer)
+    table, learned = params["embeddings"]["position"]["embedding"], saved.params["embeddings"]["position"]["embedding"]
+    offset = saved.config.position_offset
+    first, learned = learned[:offset], learned[offset:]
+    np.testing.assert_array_equal(table, np.concatenate([first, learned, learned, learned[:10]]))
+    same_trees(params["layers"], saved.params["layers"])
+    with pytest.raises(InputError, match=r"has max_position_embeddings=20, the run asks for .*=10; give"):
+        initial_params(extended(run, max_position_embeddings=10), tokenizer)
+
+
+def test_rows_past_the_tokenizer_are_left_out(tmp_path):
+    model = saved_model(tmp_path, vocab_size=200)
+    checkpoint.save_model(tmp_path / "model", model)
+    run = run_of(dataclasses.replace(model.config, vocab_size=27), tmp_path / "model")
+    params = initial_params(run, load_tokenizer(model.tokenizer_dir))
+    old, new = (tree["embeddings"]["word"]["embedding"] for tree in (model.params, params))
+    assert new.shape == (128, 16)
+    np.testing.assert_array_equal(new[:27], old[:27])
+    assert not new[27:].any()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda text: text.replace("river", "mountain") + "more\n",
+            "id 13 is 'river' in it, 'mountain' in the corpus's",
+        ),
+        (lambda text: text.replace("sad\n", ""), "it has 27 entries, the corpus's 26"),
+        (lambda text: text + "Upper\n", "its normalizer is"),
+    ],
+)
+def test_a_tokenizer_that_does_not_extend_the_models(hf, tmp_path, damage, message):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "vocab.txt").write_text(damage((hf / "vocab.txt").read_text()))
+    with pytest.raises(InputError, match=f"another tokenizer than the corpus: {message}"):
+        initial_params(extended(run_of(read_hf(hf).config, hf)), load_tokenizer(tmp_path / "other"))
