@@ -25,7 +25,8 @@ SQUARE = [
     "pooler/kernel",
     "mlm/transform/kernel",
 ]
-BIASES = [row.ours for row in BERT.table if row.ours.endswith("/bias") and not row.ours.startswith("classifier/")]
+TASK_HEADS = ("classifier/", "tagger/", "span/")
+BIASES = [row.ours for row in BERT.table if row.ours.endswith("/bias") and not row.ours.startswith(TASK_HEADS)]
 NORMS = ["embeddings/norm", "layers/attention_norm", "layers/mlp_norm", "mlm/norm"]
 
 
