@@ -12,8 +12,9 @@ from bert_jax.config import Config
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
 # Peak dense bfloat16 FLOP/s of a device as jax counts devices (of v2 and v3 a core, half a chip), as read in November
-# 2026: Google's pages "TPU v3" to "TPU v6e" (docs.cloud.google.com/tpu/docs), v2 180 TFLOP/s for its board of 4 chips;
-# NVIDIA's tables for A100, H100 SXM (H200 computes alike) and H100 PCIe, half of what they give "with sparsity".
+# 2026: Google's pages "TPU v3" to "TPU v6e" (docs.cloud.google.com/tpu/docs); v2 180 TFLOP/s for its board of 4 chips,
+# by hearsay; A100, H100 SXM (H200 computes alike) and H100 PCIe by copies of NVIDIA's tables, half of what those give
+# "with sparsity".
 PEAK_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,

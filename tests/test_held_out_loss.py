@@ -53,6 +53,7 @@ def test_evaluate_gives_the_loss_that_numpy_gives(tmp_path, objective):
     assert got["mlm_loss"] == pytest.approx(total / count, rel=1e-5)
     assert got["mlm_accuracy"] == pytest.approx(correct / count, abs=1.5 / count)
     assert got["tokens"] == (clean["segment_ids"] > 0).sum()
+    assert got["examples"] == clean["segment_ids"].max(axis=1).sum()  # those without a second part too
     if objective == "nsp":
         decisions = numpy_bert.nsp_logits(exact, numpy_bert.pool(exact, hidden, batch["cls_positions"]))
         total, count, correct = numpy_bert.cross_entropy(decisions, batch["next_sentence_labels"])
