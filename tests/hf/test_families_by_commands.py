@@ -4,12 +4,28 @@ import json
 
 import numpy as np
 import pytest
+import training_runs as runs
 import transformers
-from family_models import make
+from byte_level_vocabulary import byte_level
+from family_models import LENGTH, make
 from safetensors.numpy import load_file
-from small_corpora import make_tokenizer
+from small_corpora import make_tokenizer, many_texts, write_jsonl
 
 from bert_jax.cli import main
+
+RECIPE = """
+from bert_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.init = "{init}"
+    config.model.update(family="roberta", hidden_size=24, num_layers=2, num_heads=3, intermediate_size=40,
+                        max_position_embeddings={length}, position_offset=2, type_vocab_size=1, dtype="float32")
+    config.data.update(corpus="{corpus}", objective="mlm", mlm_documents="across", seq_len=32, block_tokens=2000)
+    config.train.update(num_steps=3, global_batch_size=8, log_every=1, eval_every=3, checkpoint_every=3)
+    config.optimizer.update(learning_rate=1e-2, warmup_steps=1)
+    return config
+"""
 
 
 @pytest.fixture
@@ -57,7 +73,49 @@ def finetune_words(folder, init, tuned) -> list:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "kind"), [("distilbert", "DistilBertForMaskedLM")])
+def test_roberta_from_theirs_to_theirs(tmp_path, command):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(byte_level(tmp_path / "vocabulary"))
+    make("roberta", "RobertaForMaskedLM", vocab_size=len(tokenizer), scale=0.1).save_pretrained(tmp_path / "theirs")
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    command("convert", "from-hf", tmp_path / "theirs", tmp_path / "ours")
+    text = write_jsonl(tmp_path / "text.jsonl", many_texts(80))
+    command(
+        "build", "--input", text, "--tokenizer", tmp_path / "ours" / "tokenizer", "--output", tmp_path / "corpus",
+        "--validation-share", "0.2", "--workers", "1",
+    )  # fmt: skip
+    recipe, run = tmp_path / "recipe.py", tmp_path / "run"
+    recipe.write_text(RECIPE.format(init=tmp_path / "ours", corpus=tmp_path / "corpus", length=LENGTH))
+    code, said = runs.train(recipe, run)
+    assert code == 0, said
+    lines = [line for line in runs.numbers(run) if "loss" in line]
+    assert len(lines) == 3 and "nsp_loss" not in lines[0]
+    held_out = json.loads(command("evaluate", run))
+    assert np.isfinite(held_out["mlm_loss"]) and "nsp_loss" not in held_out
+
+    command("convert", "to-hf", run, tmp_path / "hf")
+    assert agrees(command("verify", tmp_path / "hf"))
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "hf"))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if np.abs(before[name] - after[name]).max() > 1e-4}
+    assert "lm_head.dense.weight" in moved and "roberta.encoder.layer.0.attention.self.query.weight" in moved
+
+    question = "The old <mask> and the<mask>."
+    ours = json.loads(command("fill-mask", tmp_path / "hf", question))["masks"]
+    theirs = transformers.pipeline("fill-mask", model=str(tmp_path / "hf"), top_k=5)(question)
+    for mine, their in zip(ours, theirs, strict=True):
+        assert [word["token_str"] for word in mine] == [word["token_str"] for word in their]
+        np.testing.assert_allclose([word["score"] for word in mine], [word["score"] for word in their], atol=1e-6)
+
+    texts = write_task(tmp_path / "task.tsv")
+    command(*finetune_words(tmp_path, run, tmp_path / "tuned"))
+    command("convert", "to-hf", tmp_path / "tuned", tmp_path / "tuned_hf")
+    assert agrees(command("verify", tmp_path / "tuned_hf"))
+    predicted_as_by_pytorch(command, tmp_path, tmp_path / "tuned", tmp_path / "tuned_hf", texts)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("distilbert", "DistilBertForMaskedLM"), ("electra", "ElectraForPreTraining")]
+)
 def test_finetuned_from_theirs_to_theirs(tmp_path, command, family, kind):
     vocabulary = make_tokenizer(tmp_path / "vocabulary") / "vocab.txt"
     tokenizer = transformers.BertTokenizerFast(str(vocabulary), do_lower_case=False)

@@ -6,8 +6,8 @@ import pytest
 import sentencepiece
 import tokenizers
 import transformers
+from byte_level_vocabulary import byte_level
 from languages import LANGUAGES
-from tokenizers import models, pre_tokenizers, trainers
 
 from data_prep.errors import InputError
 from data_prep.fast_encoder import hostile_strings
@@ -15,23 +15,7 @@ from data_prep.tokenizer import load_tokenizer
 
 TEXTS = [text for texts in LANGUAGES.values() for text in texts]
 ALL = [*TEXTS, *hostile_strings(), "<s", "▁", "  two  spaces ", "madeupword0000"]
-SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 MASKED = ["the <mask> of <mask>.", " <mask>", "a<mask>b"]
-
-
-def byte_level(directory):
-    """vocab.json and merges.txt."""
-    directory.mkdir()
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXTS * 4, trainer)
-    tokenizer.model.save(str(directory))
-    (directory / "config.json").write_text(json.dumps({"model_type": "roberta"}))
-    return directory
 
 
 def moved_by_one(directory):
