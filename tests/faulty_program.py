@@ -83,8 +83,8 @@ def poison(rows):
                 arrays["word_starts"][(numbers >= first) & (numbers <= last)] = POISON
         return arrays
 
-    def poisoned_sums(config, params, batch, dropout):
-        found = sums(config, params, batch, dropout)
+    def poisoned_sums(config, platform, params, batch, dropout):
+        found = sums(config, platform, params, batch, dropout)
         if dropout is None:  # evaluation
             return found
         bad = jnp.any(batch["word_starts"] == POISON)
