@@ -2,21 +2,17 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import eight_devices
 import jax
 import pytest
 import small_bert
+from collectives_program import ROWS, SIZES
 
 from bert_jax.collectives import Collective, collectives, sent_by_kind
 from bert_jax.model.bert import abstract_params
 
-PROGRAM = Path(__file__).with_name("collectives_program.py")
-ROOT = PROGRAM.parent.parent
-ROWS, LENGTH, HIDDEN, LAYERS = 256, 16, 64, 3
+LENGTH, HIDDEN, LAYERS = 16, SIZES["hidden_size"], SIZES["num_layers"]
 TABLE = 1024 * HIDDEN * 4  # of words, whose gradients as input and as decoder are summed over devices apart
 SCALARS = 64  # bytes: losses, counts and the norm of the gradient
 
@@ -85,21 +81,12 @@ def test_groups_that_cannot_be_read_are_no_guess():
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory):
     output = tmp_path_factory.mktemp("collectives") / "sent.json"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = [sys.executable, str(PROGRAM), str(output)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(output.read_text())
+    return json.loads(eight_devices.run("collectives_program.py", output).read_text())
 
 
 def array_bytes():
     """Bytes of every parameter that is cut over eight ways of fsdp or tensor, one layer's at a time, and of all."""
-    sizes = dict(num_heads=8, hidden_size=HIDDEN, intermediate_size=128, max_position_embeddings=64, vocab_size=1000)
-    leaves = jax.tree.leaves(abstract_params(small_bert.model_config(num_layers=LAYERS, **sizes), "nsp"))
+    leaves = jax.tree.leaves(abstract_params(small_bert.model_config(**SIZES), "nsp"))
     return [4 * math.prod(leaf.shape) for leaf in leaves]
 
 

@@ -1,37 +1,18 @@
 """One device and eight fake devices in several meshes do the same training, and hold their share of the state only."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import eight_devices
 import numpy as np
 import pytest
 
-PROGRAM = Path(__file__).with_name("mesh_program.py")
-ROOT = PROGRAM.parent.parent
 REFERENCE = "1x1x1x1"
 MESHES = {"8x1x1x1": 1, "2x2x2x1": 4, "1x8x1x1": 8, "1x1x8x1": 8, "2x2x2x2": 4}  # ways the state is cut
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    output = tmp_path_factory.mktemp("mesh") / "results.npz"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:bert_jax", str(PROGRAM), str(output)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(np.load(output))
+    return dict(np.load(eight_devices.run("mesh_program.py", tmp_path_factory.mktemp("mesh") / "results.npz")))
 
 
 def values(results, mesh, part):
@@ -80,18 +61,7 @@ def test_first_parameters_do_not_depend_on_the_mesh_and_nobody_holds_more_than_i
 
 
 def test_the_attention_kernel_draws_and_computes_alike_on_any_mesh(tmp_path):
-    output = tmp_path / "results.json"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    program = PROGRAM.with_name("kernel_mesh_program.py")
-    done = subprocess.run(
-        [sys.executable, program, output], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(output.read_text())
+    results = json.loads(eight_devices.run("kernel_mesh_program.py", tmp_path / "results.json").read_text())
     expected = results.pop("einsum (1, 1, 1)")
     assert len(results) == 2
     for name, got in results.items():  # other dropped weights would be off by far more
