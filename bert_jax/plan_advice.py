@@ -5,10 +5,12 @@ from typing import Any
 from bert_jax.config import Config
 from bert_jax.topology import Topology
 
-# What a host's core plans of all rows, and assembles of its own, a second: `benchmarks/loader.py`, rows of 128.
-PLANNED_ROWS_A_CORE = 150_000
-ASSEMBLED_ROWS_A_CORE = 8_000
-_HOST_CORES = 24  # a quarter of what the smallest host of a slice has; the rest is the runtime's
+# What a host's core plans of all rows, and assembles of its own, a second, rows of 128: `benchmarks/loader.py` in
+# November 2026, from its `loader` (31,650 rows a core, all of them planned and assembled), `plan` (169,935) and
+# `pod_host` (1,435, where 64 are planned for each that is assembled).
+PLANNED_ROWS_A_CORE = 95_000
+ASSEMBLED_ROWS_A_CORE = 39_000
+_HOST_CORES = 28  # a quarter of a v5e machine's with four chips (Google's page "TPU v5e"); the rest is the runtime's
 
 
 def advice(config: Config, topology: Topology, mesh: dict[str, int], phases: list[dict[str, Any]]) -> list[str]:
@@ -58,15 +60,16 @@ def _memory(config: Config, topology: Topology, mesh: dict[str, int], phases: li
     said = []
     room = topology.generation.memory - max(phase["bytes_per_device"] for phase in phases)
     temporary = max(phase["memory"]["temporary"] for phase in phases)
-    if room < topology.generation.memory / 4:
-        pass  # near enough to full
-    elif config.train.accumulation > 1 and temporary < room:
-        less = max(1, config.train.accumulation // 2)
-        said.append(f"there is room for twice the rows at once: config.train.accumulation={less}")
-    elif config.model.remat != "none" and 2 * temporary < room:
-        said.append(f"{_giga(room)} GB a device are free: with config.model.remat=none nothing is computed twice")
-    elif temporary < room:
-        said.append(f"{_giga(room)} GB a device are free: a larger global_batch_size, or fewer chips, use them better")
+    if temporary < room and room >= topology.generation.memory / 4:  # else it is near enough to full
+        if config.train.accumulation > 1:
+            less = config.train.accumulation // 2
+            said.append(f"there is room for twice the rows at once: config.train.accumulation={less}")
+        elif config.model.remat != "none" and 2 * temporary < room:
+            said.append(f"{_giga(room)} GB a device are free: with config.model.remat=none nothing is computed twice")
+        else:
+            said.append(
+                f"{_giga(room)} GB a device are free: a larger global_batch_size, or fewer chips, use them better"
+            )
     held = phases[0]["memory"]["parameters"] + phases[0]["memory"]["optimizer"]
     if mesh["fsdp"] == 1 and mesh["data"] > 1 and held > topology.generation.memory / 4:
         said.append(
