@@ -18,9 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-os.environ.update(
-    JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="v4-8", TPU_WORKER_HOSTNAMES="localhost"
-)
+from bert_jax.topology import parse_topology
+
+SHAPES = {1: "2x2x1", 4: "2x2x1", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
+os.environ.update(parse_topology(f"v4:{SHAPES[1]}").environment)  # before jax meets a device
 
 from bert_jax.collectives import collectives
 from bert_jax.compiled_step import compile_step
@@ -28,10 +29,8 @@ from bert_jax.config import MeshConfig, PhaseConfig
 from bert_jax.config_file import load
 from bert_jax.plan_run import absent_devices, communication_seconds, computing_seconds, planned_vocabulary
 from bert_jax.sharding import check_mesh, make_mesh
-from bert_jax.topology import parse_topology
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPES = {1: "2x2x1", 4: "2x2x1", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
 
 
 def main() -> None:

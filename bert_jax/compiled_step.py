@@ -30,13 +30,11 @@ class CompiledStep:
       memory: of these, bytes a device by what they hold: parameters, optimizer, batch, temporary (activations,
         gradients and all that lives within a step) and program; empty where the compiler refused.
       text: the optimised program, None where the compiler refused it for want of memory.
-      flops: of one device, as the compiler counts them, a loop's body once; None where it does not say.
     """
 
     bytes_per_device: int
     memory: dict[str, int]
     text: str | None
-    flops: float | None = None
 
 
 def compile_step(config: Config, number: int, mesh: jax.sharding.Mesh) -> CompiledStep:
@@ -68,7 +66,7 @@ def compile_step(config: Config, number: int, mesh: jax.sharding.Mesh) -> Compil
         "program": account.generated_code_size_in_bytes,
     }
     used = account.argument_size_in_bytes + memory["temporary"] + memory["program"]
-    return CompiledStep(used, memory, compiled.as_text(), (compiled.cost_analysis() or {}).get("flops"))
+    return CompiledStep(used, memory, compiled.as_text())
 
 
 def bytes_wanted(message: str) -> int | None:

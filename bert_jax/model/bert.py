@@ -233,3 +233,9 @@ def logical_axes(config: ModelConfig, objective: str) -> Params:
 def bind(config: ModelConfig, objective: str, params: Params) -> Bert:
     """The model with these parameters; cheap, for use inside jitted functions."""
     return nnx.merge(_abstract(config, objective)[0], params)
+
+
+def bind_encoder(config: ModelConfig, objective: str, params: Params) -> Bert:
+    """`bind` where params may lack heads: those are zeros, described but never to be used, so they cost nothing."""
+    missing = {name: part for name, part in abstract_params(config, objective).items() if name not in params}
+    return bind(config, objective, params | jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), missing))

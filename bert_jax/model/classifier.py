@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.bert import Dropout, Params, abstract_params, bind
+from bert_jax.model.bert import Dropout, Params, abstract_params, bind_encoder
 from bert_jax.model.layers import NORMAL, gelu, take_positions
 from bert_jax.random_bits import Purpose
 
@@ -23,9 +23,13 @@ _DROPOUT_BEFORE_POOLER = ("roberta", "xlm-roberta", "electra")
 def classifier_shapes(config: ModelConfig, num_labels: int) -> Params:
     """The tree of such a model as jax.ShapeDtypeStruct: encoder, pooler, `classifier` (kernel [D,C] and bias [C])."""
     tree = {name: part for name, part in abstract_params(config, "nsp").items() if name not in _PRETRAINING_HEADS}
-    sizes = {"kernel": (config.hidden_size, num_labels), "bias": (num_labels,)}
-    tree["classifier"] = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
-    return tree
+    return tree | {"classifier": head_shapes(config, num_labels)}
+
+
+def head_shapes(config: ModelConfig, outputs: int) -> Params:
+    """A linear head as jax.ShapeDtypeStruct: kernel [D,C] and bias [C]."""
+    sizes = {"kernel": (config.hidden_size, outputs), "bias": (outputs,)}
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
 
 
 def init_classifier(config: ModelConfig, num_labels: int, seed: int) -> Params:
@@ -45,13 +49,8 @@ def classifier_logits(
       batch: input_ids, token_type_ids, position_ids, segment_ids, int32 [B,S], with [CLS] at position 0.
       dropout: None for none.
     """
-    # The pretraining heads are described too but never used here, so they cost nothing.
-    shapes = abstract_params(config, "nsp")
-    unused = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), {name: shapes[name] for name in _PRETRAINING_HEADS}
-    )
     encoder = {name: part for name, part in params.items() if name != "classifier"}
-    model = bind(config, "nsp", encoder | unused)
+    model = bind_encoder(config, "nsp", encoder)
     first = take_positions(model.encode(batch, dropout), jnp.zeros((batch["input_ids"].shape[0], 1), jnp.int32))
     if dropout is not None and config.family in _DROPOUT_BEFORE_POOLER:
         first = dropout(first, config.hidden_dropout_rate, Purpose.DROPOUT_BEFORE_POOLER)

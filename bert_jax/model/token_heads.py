@@ -5,13 +5,12 @@ The same in all families.
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.bert import Dropout, Params, abstract_params, bind
-from bert_jax.model.layers import NORMAL
+from bert_jax.model.bert import Dropout, Params, abstract_params, bind_encoder
+from bert_jax.model.classifier import head_shapes
 from bert_jax.random_bits import Purpose
 
 HEADS = {"tagging": "tagger", "qa": "span"}  # task to the name of its head
@@ -22,14 +21,7 @@ _DROPOUT = ("tagger",)  # transformers' classes for spans have none before the h
 def token_head_shapes(config: ModelConfig, head: str, outputs: int) -> Params:
     """The tree of such a model as jax.ShapeDtypeStruct: encoder, and the head (kernel [D,C] and bias [C])."""
     tree = {name: part for name, part in abstract_params(config, "mlm").items() if name in _ENCODER}
-    sizes = {"kernel": (config.hidden_size, outputs), "bias": (outputs,)}
-    return tree | {head: {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}}
-
-
-def init_token_head(config: ModelConfig, outputs: int, seed: int) -> Params:
-    """A fresh head: kernel [D,C] truncated normal of deviation 0.02, bias [C] zero."""
-    kernel = NORMAL(jax.random.key(seed), (config.hidden_size, outputs), jnp.float32)
-    return {"kernel": kernel, "bias": jnp.zeros(outputs, jnp.float32)}
+    return tree | {head: head_shapes(config, outputs)}
 
 
 def token_logits(
@@ -44,10 +36,7 @@ def token_logits(
       dropout: None for none.
     """
     (head,) = params.keys() - set(_ENCODER)
-    # The head for masked words is described too but never used here, so it costs nothing.
-    shapes = {"mlm": abstract_params(config, "mlm")["mlm"]}
-    unused = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    model = bind(config, "mlm", {name: params[name] for name in _ENCODER} | unused)
+    model = bind_encoder(config, "mlm", {name: params[name] for name in _ENCODER})
     hidden = model.encode(batch, dropout).astype(jnp.float32)
     if dropout is not None and head in _DROPOUT:
         hidden = dropout(hidden, config.hidden_dropout_rate, Purpose.DROPOUT_HEAD)
