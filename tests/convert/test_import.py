@@ -16,7 +16,7 @@ from small_bert import model_config, random_params
 
 from bert_jax import checkpoint
 from bert_jax.config import Config, DataConfig, ExtendConfig, ModelConfig
-from bert_jax.convert import from_hf, open_model, to_hf, torch_files
+from bert_jax.convert import Form, from_hf, open_model, to_hf, torch_files
 from bert_jax.convert.bert import BERT
 from bert_jax.convert.hf_writing import write_directory
 from bert_jax.convert.importing import read_hf
@@ -71,6 +71,37 @@ def test_round_trip_bit_for_bit(hf, tmp_path):
     same(load_file(hf / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors"))
     assert (hf / "config.json").read_text() == (tmp_path / "again" / "config.json").read_text()
     assert (hf / "tokenizer.json").read_bytes() == (tmp_path / "again" / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("halves", [("LayerNorm",), ("bert.", "cls."), ("query",)])
+def test_each_tensor_comes_back_in_its_own_kind(hf, tmp_path, halves):
+    """All of a model in float16, or some of it in bfloat16; and float32 where one asks for it."""
+    kind = np.float16 if len(halves) > 1 else ml_dtypes.bfloat16
+
+    def halve(tensors):
+        chosen = [name for name in tensors if any(part in name for part in halves)]
+        tensors.update({name: tensors[name].astype(kind) for name in chosen})
+
+    change(hf, halve)
+    from_hf(hf, tmp_path / "ours")
+    to_hf(tmp_path / "ours", tmp_path / "again")
+    before = load_file(hf / "model.safetensors")
+    same(before, load_file(tmp_path / "again" / "model.safetensors"))
+    usual = "float16" if len(halves) > 1 else "float32"
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == usual
+    if usual == "float16":
+        to_hf(tmp_path / "ours", tmp_path / "wide", form=Form("float32"))
+        wide = {name: value.astype(np.float32) for name, value in before.items()}
+        same(wide, load_file(tmp_path / "wide" / "model.safetensors"))
+
+
+def test_what_float16_cannot_hold(tmp_path):
+    model = saved_model(tmp_path, "mlm")
+    model.params["mlm"]["transform"]["bias"][0] = 70000.0
+    checkpoint.save_model(tmp_path / "model", model)
+    with pytest.raises(InputError, match=r"--dtype float16 ends at 65504, and a bias of the model has 70000"):
+        to_hf(tmp_path / "model", tmp_path / "hf", form=Form("float16"))
+    assert not (tmp_path / "hf").exists()
 
 
 @settings(max_examples=15)
@@ -152,7 +183,8 @@ def test_old_names_copies_and_half_precision(hf, capsys):
 
     change(hf, old)
     same_trees(read_hf(hf).params, whole.params)
-    assert capsys.readouterr().err == ""
+    copies = "cls.predictions.decoder.bias, cls.predictions.decoder.weight"
+    assert capsys.readouterr().err == f"{hf}: left to transformers, which makes it of others: {copies}\n"
 
     for kind in (np.float16, ml_dtypes.bfloat16):
         change(hf, lambda tensors, kind=kind: tensors.update({k: v.astype(kind) for k, v in tensors.items()}))
