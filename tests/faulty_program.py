@@ -65,7 +65,7 @@ def break_at(where, nth, what):
 def poison(rows):
     from bert_jax import train_step
     from bert_jax.data import keyed
-    from bert_jax.data.load import RowReader
+    from bert_jax.data.read import RowReader
 
     plan, assemble, sums = RowReader.plan, RowReader.assemble, train_step._sums
     plans = {}
