@@ -7,7 +7,7 @@ packing of everything after it follow; a host assembles only the rows that its d
 import collections
 import dataclasses
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -174,20 +174,34 @@ class Loader:
             ) / 2.0**53  # Weyl: multiples of the golden ratio
         return np.searchsorted(self._shares, spread, side="right")
 
-    def batches(self, position: Position, step: int, rows_of: Any) -> Generator[tuple[Arrays, Position]]:
-        """Batches from a position on, assembled ahead in a thread; `rows_of(size)` gives the rows this process
-        needs."""
+    def batches(
+        self,
+        position: Position,
+        step: int,
+        rows_of: Callable[[int], np.ndarray],
+        to_devices: Callable[[Arrays, int], Any] | None = None,
+    ) -> Generator[tuple[Any, Position]]:
+        """Batches from a position on, made ready ahead in a thread.
+
+        Args:
+          position, step: where the first one begins.
+          rows_of: of a batch of so many rows, those that this process needs.
+          to_devices: moves the arrays of a batch of so many rows, also in the thread.
+
+        Yields:
+          the arrays of a batch, and the position after it.
+        """
         phases = self._config.phases()
         ends = list(itertools.accumulate(phase.num_steps for phase in phases))
 
-        def produce(before: Future[tuple[Arrays, Position]] | None, step: int) -> tuple[Arrays, Position]:
-            phase = next(i for i, end in enumerate(ends) if step < end)
-            at = before.result()[1] if before else position
-            return self.batch(at, step, rows_of(phases[phase].global_batch_size))
+        def produce(before: Future[tuple[Any, Position]] | None, step: int) -> tuple[Any, Position]:
+            size = next(phase.global_batch_size for phase, end in zip(phases, ends, strict=True) if step < end)
+            arrays, after = self.batch(before.result()[1] if before else position, step, rows_of(size))
+            return (to_devices(arrays, size) if to_devices else arrays), after
 
         with ThreadPoolExecutor(1, thread_name_prefix="load") as worker:
-            ready: collections.deque[Future[tuple[Arrays, Position]]] = collections.deque()
-            last: Future[tuple[Arrays, Position]] | None = None
+            ready: collections.deque[Future[tuple[Any, Position]]] = collections.deque()
+            last: Future[tuple[Any, Position]] | None = None
             for ahead in itertools.chain(range(step, ends[-1]), itertools.repeat(None, PREFETCH)):
                 if ahead is not None:
                     last = worker.submit(produce, last, ahead)
