@@ -14,6 +14,7 @@ from bert_jax.convert.importing import open_model
 from bert_jax.finetune.encode import encode
 from bert_jax.finetune.infer import all_logits
 from bert_jax.finetune.tables import Table, read_table
+from bert_jax.model.classifier import classifier_logits
 from bert_jax.model.token_heads import HEADS
 from data_prep.errors import InputError
 from data_prep.files import whole_file
@@ -52,7 +53,7 @@ def predict(model_dir: str | Path, input_path: str | Path, output_path: str | Pa
     encoded = encode(load_tokenizer(model.tokenizer_dir), table.texts(columns), longest, has_token_types(model.config))
     with jax.default_matmul_precision("highest"):
         params = jax.tree.map(jax.numpy.asarray, model.params)
-        logits = all_logits(config, params, encoded, _BATCH_SIZE, longest)
+        logits = np.stack(all_logits(classifier_logits, config, params, encoded, _BATCH_SIZE, longest))
     with whole_file(output_path) as partial, partial.open("w", encoding="utf-8") as file:
         for answer in answers(model, logits):
             file.write(json.dumps(answer, ensure_ascii=False) + "\n")
