@@ -35,6 +35,8 @@ def all_logits(
       most: the longest shape.
     """
     lengths = encoded.lengths()
+    if not len(lengths):
+        return []
     buckets = bucket_lengths(lengths, most)
     order = np.argsort(lengths, kind="stable")
     whole: list[np.ndarray] = [np.zeros(0)] * len(order)

@@ -11,6 +11,7 @@ from bert_jax.finetune.encode import Encoded
 
 Logits = Sequence[np.ndarray]  # of every row: float32 [C], or [tokens, C]
 Loss = Callable[[jax.Array, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]
+Infer = Callable[[Callable[..., jax.Array], Encoded], list[np.ndarray]]  # the model's function, rows: their logits
 
 IGNORED = -100  # the truth of a token that has none
 

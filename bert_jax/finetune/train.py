@@ -20,7 +20,8 @@ from bert_jax.convert.importing import fresh_parts, open_model
 from bert_jax.finetune.classification import classification, regression
 from bert_jax.finetune.encode import batch, bucket_lengths, epoch_batches
 from bert_jax.finetune.infer import all_logits
-from bert_jax.finetune.task import Task
+from bert_jax.finetune.tagging import tagging
+from bert_jax.finetune.task import Loss, Task
 from bert_jax.model.bert import Dropout, Params
 from bert_jax.model.classifier import init_head
 from bert_jax.model.token_heads import HEADS
@@ -28,7 +29,8 @@ from bert_jax.optimizer import make_optimizer
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
-TASKS = {"classification": classification, "regression": regression}
+TASKS: dict[str, Callable[..., Task]] = {"classification": classification, "regression": regression, "tagging": tagging}
+_OPTIONS = {"tagging": ("tokens_field", "tags_field")}  # what a task takes beside what all take
 _HEADS = ("classifier", *HEADS.values())
 _USUAL_LENGTH, _SHORTEST = 128, 8
 
@@ -47,6 +49,7 @@ def finetune(
     seed: int = 0,
     warmup_share: float = 0.1,
     weight_decay: float = 0.01,
+    **options: Any,
 ) -> dict[str, Any]:
     """Trains a head and the encoder under it, and keeps the epoch that is best on `dev` (the first of equals).
 
@@ -54,13 +57,16 @@ def finetune(
     arguments (and of backend and library versions). Progress goes to stderr. One device is used.
 
     Args:
-      task: "classification" (best: highest accuracy) or "regression" (best: highest pearson).
-      train, dev: .tsv, .csv or .jsonl with a `label` column and one or two columns of text (two make pairs).
+      task: "classification" (best: highest accuracy), "regression" (highest pearson) or "tagging" (highest f1 of
+        entities, or accuracy where labels mark none).
+      train, dev: .tsv, .csv or .jsonl with a `label` column and one or two columns of text (two make pairs); of tagging
+        see `read_tagged`.
       init: a run, what `from-hf` wrote, or a Hugging Face directory; its pooler is used where it has one.
       workdir: must not exist; gets the model, and metrics.json with what this function returns. Whole or not at all.
       epochs, batch_size, learning_rate, seed: of the training; the rate is its peak.
       max_seq_len: tokens of a row, specials included; what is longer is cut. Unless given, 128 or what the model has
         positions for.
+      options: of tagging, `tokens_field` and `tags_field`: the lists in .jsonl.
 
     Returns:
       {"task", "dev": metrics of the kept epoch, "best_epoch": from 1, "epochs": [metrics and train loss of each]}.
@@ -69,14 +75,14 @@ def finetune(
       InputError: a wrong argument, file or model, or a loss that is no longer finite.
     """
     workdir = Path(workdir)
-    _check_settings(task, workdir, epochs, batch_size, learning_rate, max_seq_len)
+    _check_settings(task, workdir, epochs, batch_size, learning_rate, max_seq_len, options)
     saved = open_model(init)
     positions = saved.config.max_position_embeddings
     max_seq_len = max_seq_len or min(_USUAL_LENGTH, positions)
     if max_seq_len > positions:
         raise InputError(f"--max-seq-len {max_seq_len} exceeds the {positions} positions of {init}; lower it")
     tokenizer = load_tokenizer(saved.tokenizer_dir)
-    ready = TASKS[task](Path(train), Path(dev), saved, tokenizer, max_seq_len)
+    ready = TASKS[task](Path(train), Path(dev), saved, tokenizer, max_seq_len, **options)
     config = _compute_config(saved.config)
     params = _first_params(saved, ready, seed, init)
 
@@ -89,7 +95,7 @@ def finetune(
             ),
         )
     )
-    step_fn = _make_step(ready, config, optimizer, seed)
+    step_fn = _make_step(ready.logits, ready.loss, config, optimizer, seed)
     opt_state = optimizer.init(params)
     best, best_params, history = 0, params, []
     for epoch in range(epochs):
@@ -123,7 +129,13 @@ def _write(workdir: Path, model: SavedModel, tokenizer: Tokenizer, result: dict[
 
 
 def _check_settings(
-    task: str, workdir: Path, epochs: int, batch_size: int, learning_rate: float, max_seq_len: int | None
+    task: str,
+    workdir: Path,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    max_seq_len: int | None,
+    options: dict[str, Any],
 ) -> None:
     if task not in TASKS:
         raise InputError(f"--task {task} is not known; known are {', '.join(TASKS)}")
@@ -135,6 +147,9 @@ def _check_settings(
         raise InputError(f"--learning-rate {learning_rate} must be positive")
     if max_seq_len is not None and max_seq_len < _SHORTEST:
         raise InputError(f"--max-seq-len {max_seq_len} is too short; it must be at least {_SHORTEST}")
+    for name in options:
+        if name not in _OPTIONS.get(task, ()):
+            raise InputError(f"--{name.replace('_', '-')} is no option of --task {task}; leave it out")
 
 
 def _compute_config(config: ModelConfig) -> ModelConfig:
@@ -160,7 +175,9 @@ def _first_params(saved: SavedModel, task: Task, seed: int, init: str | Path) ->
     return jax.tree.map(jnp.array, parts)
 
 
-def _make_step(task: Task, config: ModelConfig, optimizer: optax.GradientTransformation, seed: int) -> Callable:
+def _make_step(
+    logits_fn: Callable, loss_of: Loss, config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
+) -> Callable:
     """(params, opt_state, step, batch) to (params, opt_state, sum of losses, their count); params and opt_state are
     donated.
 
@@ -168,8 +185,8 @@ def _make_step(task: Task, config: ModelConfig, optimizer: optax.GradientTransfo
     """
 
     def loss_fn(params: Params, step, batch: dict[str, jax.Array]):
-        logits = task.logits(config, params, batch, Dropout(seed, step, batch["rows"]))
-        total, count = task.loss(logits, batch)
+        logits = logits_fn(config, params, batch, Dropout(seed, step, batch["rows"]))
+        total, count = loss_of(logits, batch)
         return total / jnp.maximum(count, 1), (total, count)
 
     def step_fn(params: Params, opt_state, step, batch: dict[str, jax.Array]):
