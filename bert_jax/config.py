@@ -22,7 +22,7 @@ MASKINGS = ("token", "whole_word", "span")
 MLM_DOCUMENTS = ("within", "across")
 OPTIMIZERS = ("adamw", "lamb")
 SCHEDULES = ("linear", "cosine", "wsd", "constant")
-ATTENTIONS = ("auto", "einsum", "pallas")
+ATTENTIONS = ("auto", "einsum", "pallas", "cudnn")
 LAYERS = ("auto", "scan", "unroll")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
@@ -311,6 +311,11 @@ def check(config: Config) -> None:
         )
     if data.objective != "mlm" and model.type_vocab_size < 2:
         raise InputError(f"config.model.type_vocab_size=1 has no id for a second part; {data.objective} needs 2")
+    if model.attention == "cudnn" and (model.attention_dropout_rate > 0 or model.dtype != "bfloat16"):
+        raise InputError(
+            "config.model.attention='cudnn' takes bfloat16 and drops no probabilities; set config.model.dtype to "
+            "'bfloat16' and attention_dropout_rate to 0, or take 'einsum'"
+        )
     for name, rate in (
         ("model.hidden_dropout_rate", model.hidden_dropout_rate),
         ("model.attention_dropout_rate", model.attention_dropout_rate),

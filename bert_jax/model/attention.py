@@ -59,6 +59,8 @@ class SelfAttention(nnx.Module):
         if self.kind == "pallas":
             return self._by_kernel(x, segment_ids, dropout, layer)
         query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.kind == "cudnn":
+            return self.output(cudnn_attention(query, key, value, segment_ids))
         scores = product("BTNH,BSNH->BNST", self.dtype, None, key, query)
         together = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
         scores = jnp.where(together, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
@@ -69,29 +71,41 @@ class SelfAttention(nnx.Module):
         return self.output(context)
 
     def _by_kernel(self, x, segment_ids, dropout: Dropout | None, layer) -> Float[Array, "B S D"]:
-        query, key, value = (dense.flat(x) for dense in (self.query, self.key, self.value))
+        dense = self.query, self.key, self.value
+        products, biases = tuple(each.flat_product(x) for each in dense), tuple(each.flat_bias() for each in dense)
         rate = self.rate if dropout is not None else 0.0
         if dropout is None:
             row_keys = jnp.zeros((2, x.shape[0]), jnp.uint32)
         else:
             row_keys = dropout.row_keys(Purpose.DROPOUT_ATTENTION, layer)
-        context = attend_on_mesh(self.head_size, rate, query, key, value, segment_ids, row_keys)
+        context = attend_on_mesh(self.head_size, rate, products, biases, segment_ids, row_keys)
         return self.output.flat(context)
 
 
-def attend_on_mesh(head_size: int, rate: float, query, key, value, segment_ids, row_keys) -> Float[Array, "B S E"]:
+def cudnn_attention(query, key, value, segment_ids: Int[Array, "B S"]) -> Float[Array, "B S N H"]:
+    """Attention within segments by cuDNN's fused kernel, on GPUs; without dropout, and with packing as a mask.
+
+    Args:
+      query, key, value: [B,S,N,H], bfloat16.
+      segment_ids: positions attend those with the same number.
+    """
+    together = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    return jax.nn.dot_product_attention(query, key, value, mask=together, implementation="cudnn")
+
+
+def attend_on_mesh(head_size: int, rate: float, products, biases, segment_ids, row_keys) -> Float[Array, "B S E"]:
     """`attention_kernel.attend`, every device of the mesh with its rows and heads; arguments as there."""
     mesh = jax.sharding.get_abstract_mesh()
     kernel = functools.partial(attention_kernel.attend, head_size, rate, INTERPRET)
     if mesh.empty or mesh.size == 1:
-        return kernel(query, key, value, segment_ids, row_keys, jnp.zeros(1, jnp.int32))
-    heads = query.shape[-1] // head_size
+        return kernel(products, biases, segment_ids, row_keys, jnp.zeros(1, jnp.int32))
+    heads = products[0].shape[-1] // head_size
 
-    def local(query, key, value, segment_ids, row_keys):
+    def local(products, biases, segment_ids, row_keys):
         first = jax.lax.axis_index("tensor") * (heads // mesh.shape["tensor"])
-        return kernel(query, key, value, segment_ids, row_keys, first.reshape(1))
+        return kernel(products, biases, segment_ids, row_keys, first.reshape(1))
 
     wide, rows = PartitionSpec(BATCH_AXES, None, "tensor"), PartitionSpec(BATCH_AXES)
-    keys = PartitionSpec(None, BATCH_AXES)
-    mapped = jax.shard_map(local, in_specs=(wide, wide, wide, rows, keys), out_specs=wide, check_vma=False)
-    return mapped(query, key, value, segment_ids, row_keys)
+    specs = (wide, PartitionSpec("tensor"), rows, PartitionSpec(None, BATCH_AXES))
+    mapped = jax.shard_map(local, in_specs=specs, out_specs=wide, check_vma=False)
+    return mapped(products, biases, segment_ids, row_keys)

@@ -18,13 +18,15 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, BFloat16, Float, Int, UInt32
 
 from bert_jax import random_bits
 
 LANES = 128
 MAX_LENGTH = 512  # of a row: some [S, S] arrays of float32 must fit the fast memory at once
 _STEP_ROWS = 1024  # positions that a step of the grid takes, in whole rows
+
+Wide = tuple[Float[Array, "B S E"], Float[Array, "B S E"], Float[Array, "B S E"]]
 
 _NT = (((1,), (1,)), ((), ()))  # x y^T
 _NN = (((1,), (0,)), ((), ()))  # x y
@@ -86,20 +88,24 @@ def attend(
     head_size: int,
     rate: float,
     interpret: bool,
-    query: Float[Array, "B S E"],
-    key: Float[Array, "B S E"],
-    value: Float[Array, "B S E"],
+    products: Wide,
+    biases: tuple[Float[Array, " E"], Float[Array, " E"], Float[Array, " E"]],
     segment_ids: Int[Array, "B S"],
     row_keys: UInt32[Array, "2 B"],
     first_head: Int[Array, "1"],
-) -> Float[Array, "B S E"]:
+) -> BFloat16[Array, "B S E"]:
     """softmax(query key^T / sqrt(head_size)) value within segments, with dropout of the probabilities.
+
+    The biases are added here because the kernel of the backward pass sums their gradients while it has them at hand;
+    apart, that would be three more readings of whole arrays.
 
     Args:
       head_size: features a head; E is a number of heads times that.
       rate: of dropout.
       interpret: run it as plain jax, wherever there is no TPU.
-      query, key, value: bfloat16, heads side by side; what `supports` says of S and heads holds.
+      products: queries, keys and values without their biases, heads side by side, taken in bfloat16 once those are
+        added; what `supports` says of S and heads holds.
+      biases: of the three.
       segment_ids: positions attend those with the same number.
       row_keys: from `random_bits.row_keys`, of every row.
       first_head: the number of the first head, where other devices have others.
@@ -107,7 +113,7 @@ def attend(
     Returns:
       the context, bfloat16, heads side by side.
     """
-    return _forward(head_size, rate, interpret, query, key, value, segment_ids, row_keys, first_head)[0]
+    return _forward(head_size, rate, interpret, products, biases, segment_ids, row_keys, first_head)[0]
 
 
 def _shape(head_size: int, rate: float, query: Array) -> _Shape:
@@ -136,7 +142,8 @@ def _call(kernel, shape: _Shape, in_specs, out_specs, out_shape, cost, interpret
     )
 
 
-def _forward(head_size, rate, interpret, query, key, value, segment_ids, row_keys, first_head):
+def _forward(head_size, rate, interpret, products, biases, segment_ids, row_keys, first_head):
+    query, key, value = ((x + bias).astype(jnp.bfloat16) for x, bias in zip(products, biases, strict=True))
     shape = _shape(head_size, rate, query)
     segments, wide, logs = _specs(shape, 3)
     call = _call(
@@ -154,25 +161,32 @@ def _forward(head_size, rate, interpret, query, key, value, segment_ids, row_key
     )
     scalars = row_keys.astype(jnp.int32), first_head.astype(jnp.int32)
     context, log_sums = call(*scalars, segment_ids[:, None, :], query, key, value)
-    return context, (query, key, value, segment_ids, scalars, log_sums)
+    like = tuple(jnp.zeros((0,), x.dtype) for x in (*products, *biases))
+    return context, (query, key, value, segment_ids, scalars, log_sums, like)
 
 
 def _backward(head_size, rate, interpret, saved, gradient):
-    query, key, value, segment_ids, scalars, log_sums = saved
+    query, key, value, segment_ids, scalars, log_sums, like = saved
     shape = _shape(head_size, rate, query)
     segments, wide, logs = _specs(shape, 4)
+    sums = pl.BlockSpec((1, 3, shape.lanes), lambda i, j, *_: (i, 0, j))
     call = _call(
         _backward_kernel,
         shape,
         [segments, *wide, logs],
-        wide[:3],
-        [jax.ShapeDtypeStruct(query.shape, query.dtype)] * 3,
+        [*wide[:3], sums],
+        [
+            *[jax.ShapeDtypeStruct(query.shape, query.dtype)] * 3,
+            jax.ShapeDtypeStruct((shape.grid[0], 3, query.shape[-1]), jnp.float32),
+        ],
         shape.cost(products=5, arrays=7),
         interpret,
         "attention_backward",
     )
-    gradients = call(*scalars, segment_ids[:, None, :], query, key, value, gradient.astype(query.dtype), log_sums)
-    return (*gradients, None, None, None)
+    *gradients, sums = call(*scalars, segment_ids[:, None, :], query, key, value, gradient.astype(query.dtype), log_sums)
+    gradients += list(jnp.sum(sums, axis=0))
+    gradients = [x.astype(empty.dtype) for x, empty in zip(gradients, like, strict=True)]
+    return tuple(gradients[:3]), tuple(gradients[3:]), None, None, None
 
 
 attend.defvjp(_forward, _backward)
@@ -246,9 +260,10 @@ def _join(first: Array, other: Array, head: int, shape: _Shape, axis: int = 0) -
 
 
 def _backward_kernel(
-    shape: _Shape, row_keys, first_head, segments, query, key, value, gradient, log_sums, d_query, d_key, d_value
+    shape: _Shape, row_keys, first_head, segments, query, key, value, gradient, log_sums, d_query, d_key, d_value, sums
 ):
     scale = shape.head_size**-0.5
+    totals = [jnp.zeros((1, shape.lanes), jnp.float32) for _ in range(3)]
     block, group = pl.program_id(0), pl.program_id(1)
     counter = _counter(shape) if shape.rate > 0 else None
     for row in range(shape.rows):
@@ -276,6 +291,9 @@ def _backward_kernel(
             of_query = _join(of_query, query_part, head, shape)
             of_key = _join(of_key, key_part, head, shape, axis=1)
             of_value = _join(of_value, value_part, head, shape, axis=1)
-        d_query[row] = (of_query.T * scale).astype(d_query.dtype)
-        d_key[row] = (of_key * scale).astype(d_key.dtype)
-        d_value[row] = of_value.astype(d_value.dtype)
+        whole = of_query.T * scale, of_key * scale, of_value
+        for place, (result, x) in enumerate(zip((d_query, d_key, d_value), whole, strict=True)):
+            result[row] = x.astype(result.dtype)
+            totals[place] += jnp.sum(x, axis=0, keepdims=True)
+    for place, total in enumerate(totals):
+        sums[0, place : place + 1, :] = total
