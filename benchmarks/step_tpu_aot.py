@@ -171,7 +171,9 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="base")
     parser.add_argument("--layers", type=int, default=0, help="other than the size's, to explore")
     parser.add_argument("--seq-len", type=int, default=128)
-    parser.add_argument("--batch", type=numbers, default=[64, 128], help="sequences a step; several, between commas; or none")
+    parser.add_argument(
+        "--batch", type=numbers, default=[64, 128], help="sequences a step; several, between commas; or none"
+    )
     parser.add_argument("--peer-batch", type=numbers, default=[], help="of the peer, which is left out unless given")
     parser.add_argument("--extrapolate", type=numbers, default=[], help="numbers of layers to compile instead")
     parser.add_argument("--corpus", type=Path, help="whose rows tell what a token costs")

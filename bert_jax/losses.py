@@ -43,9 +43,8 @@ def _of_labels(logits: Float[Array, "... V"], labels: Int[Array, "..."]) -> tupl
 
 
 def _forward(logits, labels):
-    # After the maximum, which comes with the product that made the logits, one reading of them: three sums over the same
-    # elements are one pass. Selects, no gather: they fuse, their gradient is no scatter, and a vocabulary cut over
-    # devices needs no exchange.
+    # Sums over the same elements, so that the compiler may take them in one reading. Selects, no gather: they fuse,
+    # their gradient is no scatter, and a vocabulary cut over devices needs no exchange.
     highest = jnp.max(logits, axis=-1)
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     top, label = highest[..., None], labels[..., None]

@@ -26,8 +26,8 @@ from bert_jax.evaluate import open_corpora
 from bert_jax.ledger import Ledger
 from bert_jax.loop import DIVERGED, DONE, Programs, train
 from bert_jax.metrics import duration
-from bert_jax.profiling import PROFILE, Profile
 from bert_jax.model.choices import explained
+from bert_jax.profiling import PROFILE, Profile
 from bert_jax.reporting import Reporter, say
 from bert_jax.run_checkpoints import Checkpoints, DiskFull, NotSaved
 from bert_jax.run_directory import RunCard, check_same_run, prepare

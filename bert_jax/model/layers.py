@@ -127,17 +127,9 @@ class Dense(nnx.Module):
 
         TPUs pad the last dimension of an array to 128, so heads of 64 features apart would be half empty.
         """
-        return (self.flat_product(x) + self.flat_bias()).astype(self.dtype)
-
-    def flat_product(self, x: Float[Array, "B S D"]) -> Float[Array, "B S E"]:
-        """`flat` without the bias, in float32."""
-        axes = ("embed", "heads") if self.axes[0] == "embed" else ("heads", "embed")
         kernel = jnp.asarray(self.kernel[...]).reshape(x.shape[-1], -1)
-        return product("BSD,DE->BSE", self.dtype, axes, x, kernel)
-
-    def flat_bias(self) -> Float[Array, " E"]:
-        """The bias as `flat` adds it, in float32."""
-        return in_use(self.bias, self.bias_axes, jnp.float32).reshape(-1)
+        y = product("BSD,DE->BSE", self.dtype, ("heads", "embed"), x, kernel)
+        return (y + in_use(self.bias, self.bias_axes, jnp.float32).reshape(-1)).astype(self.dtype)
 
 
 class LayerNorm(nnx.Module):

@@ -9,12 +9,18 @@ from hypothesis import strategies as st
 
 from bert_jax import random_bits
 from bert_jax.config import ModelConfig
-from bert_jax.model.attention_kernel import attend, supports
+from bert_jax.model.attention_kernel import attend, heads_together, supports
 from bert_jax.model.choices import chosen, explained
 
 
-def reference(products, biases, segment_ids, keep, head_size, rate):
-    query, key, value = (x + bias for x, bias in zip(products, biases, strict=True))
+def side_by_side(query, key, value, head_size):
+    """Of every heads that share a register the queries, keys and values."""
+    lanes = heads_together(head_size) * head_size
+    parts = [x.reshape(*x.shape[:-1], -1, 1, lanes) for x in (query, key, value)]
+    return jnp.concatenate(parts, axis=-2).reshape(*query.shape[:-1], -1)
+
+
+def reference(query, key, value, segment_ids, keep, head_size, rate):
     batch, length, features = query.shape
     heads = (batch, length, features // head_size, head_size)
     query, key, value = (x.reshape(heads) for x in (query, key, value))
@@ -46,27 +52,27 @@ def test_kernel_equals_plain_jax(batch, length, groups, head_size, rate, first_h
     shape = (first_head + heads, length, length)
     keep = random_bits.keep_mask(rate, keys, rows, shape)[:, first_head:] if rate else jnp.ones((batch, heads, 1, 1))
     first = jnp.full(1, first_head, jnp.int32)
-    biases = tuple(jnp.asarray(draw.normal(size=features), jnp.float32) for _ in range(3))
     exact = [x.astype(jnp.float32) for x in arrays]
-    got, back = jax.vjp(
-        lambda products, biases: attend(head_size, rate, True, products, biases, segment_ids, row_keys, first),
-        tuple(exact[:3]),
-        biases,
-    )
-    want, exact_back = jax.vjp(
-        lambda products, biases: reference(products, biases, segment_ids, keep, head_size, rate),
-        tuple(exact[:3]),
-        biases,
-    )
+    biases = [jnp.asarray(draw.normal(size=features), jnp.float32) for _ in range(3)]
+
+    def by_kernel(query, key, value, *biases):
+        projected, bias = side_by_side(query, key, value, head_size), side_by_side(*biases, head_size)
+        return attend(head_size, rate, True, projected, bias, segment_ids, row_keys, first)
+
+    def plain(query, key, value, *biases):
+        arrays = (x + bias for x, bias in zip((query, key, value), biases, strict=True))
+        return reference(*arrays, segment_ids, keep, head_size, rate)
+
+    got, back = jax.vjp(by_kernel, *exact[:3], *biases)
+    want, exact_back = jax.vjp(plain, *exact[:3], *biases)
     assert got.dtype == jnp.bfloat16
-    pairs = zip(jax.tree.leaves((got, back(arrays[3]))), jax.tree.leaves((want, exact_back(exact[3]))), strict=True)
-    of_value = np.linalg.norm(exact_back(exact[3])[1][2])
+    of_value_bias = np.linalg.norm(exact_back(exact[3])[5])
     names = ("context", "query", "key", "value", "query bias", "key bias", "value bias")
-    for name, (a, b) in zip(names, pairs, strict=True):
+    for name, a, b in zip(names, (got, *back(arrays[3])), (want, *exact_back(exact[3])), strict=True):
         # One rounding of bfloat16 is 0.002 of the norm; one wrongly dropped weight of a row is far more. (The key
         # bias's gradient is zero but for rounding.)
         difference = np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64))
-        scale = of_value if name == "key bias" else np.linalg.norm(np.asarray(b, np.float64))
+        scale = of_value_bias if name == "key bias" else np.linalg.norm(np.asarray(b, np.float64))
         assert difference < 0.006 * scale, name
 
 
