@@ -151,9 +151,11 @@ def _pretrain(options: argparse.Namespace) -> int:
         return 0
     if options.workdir is None:
         raise InputError("pretrain needs --workdir, a directory for the run; see bert-jax pretrain --help")
+    from bert_jax.profiling import parse_steps
     from bert_jax.train import pretrain
 
-    return pretrain(load(options.config, options.overrides), options.workdir, stop, options.change)
+    profile = parse_steps(options.profile) if options.profile else None
+    return pretrain(load(options.config, options.overrides), options.workdir, stop, options.change, profile)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -125,6 +125,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="only rehearse for this hardware, as v5e:16x16: 20 small steps on fake devices, with a stop and a resume",
     )
 
+    pretrain.add_argument(
+        "--profile",
+        metavar="FIRST:LAST",
+        help="write a profile of these steps, as 100:104, to WORKDIR/profile, for xprof or TensorBoard",
+    )
+
     plan = add(
         "plan",
         "Compile a run for hardware that is not here: memory, time and cost, as JSON.",

@@ -60,6 +60,11 @@ def check(config: Config) -> None:
         )
     if data.objective != "mlm" and model.type_vocab_size < 2:
         raise InputError(f"config.model.type_vocab_size=1 has no id for a second part; {data.objective} needs 2")
+    if model.attention == "cudnn" and (model.attention_dropout_rate > 0 or model.dtype != "bfloat16"):
+        raise InputError(
+            "config.model.attention='cudnn' takes bfloat16 and drops no probabilities; set config.model.dtype to "
+            "'bfloat16' and attention_dropout_rate to 0, or take 'einsum'"
+        )
     for name, rate in (
         ("model.hidden_dropout_rate", model.hidden_dropout_rate),
         ("model.attention_dropout_rate", model.attention_dropout_rate),

@@ -21,6 +21,7 @@ from bert_jax.data.load import Loader, Position
 from bert_jax.evaluate import Evaluate, make_evaluate
 from bert_jax.ledger import NOT_FINITE, SPIKE, Ledger
 from bert_jax.masking import MaskSettings, make_mask_fn
+from bert_jax.profiling import Profile
 from bert_jax.reporting import Reporter, Rows, rows_as_text
 from bert_jax.run_checkpoints import Checkpoints
 from bert_jax.sharding import batch_sharding
@@ -100,6 +101,7 @@ def train(
     reporter: Reporter,
     watchdog: Watchdog,
     stop: StopSignal,
+    profile: Profile,
     abstract: TrainState,
     state: TrainState,
     ledger: Ledger,
@@ -111,7 +113,7 @@ def train(
 
     Args:
       programs: the compiled functions, with the config.
-      checkpoints, reporter, watchdog, stop: the run's.
+      checkpoints, reporter, watchdog, stop, profile: the run's.
       abstract: the state's shapes and shardings, to restore onto.
       state: donated.
       ledger: belongs to the state.
@@ -122,7 +124,7 @@ def train(
     config = programs.config
     while True:
         start = int(state.step)
-        ended, ledger = _advance(programs, checkpoints, reporter, watchdog, stop, state, ledger, start)
+        ended, ledger = _advance(programs, checkpoints, reporter, watchdog, stop, profile, state, ledger, start)
         if not isinstance(ended, _Stuck):
             watchdog.at("save", config.num_steps())
             checkpoints.wait()
@@ -157,6 +159,7 @@ def _advance(
     reporter: Reporter,
     watchdog: Watchdog,
     stop: StopSignal,
+    profile: Profile,
     state: TrainState,
     ledger: Ledger,
     start: int,
@@ -203,7 +206,9 @@ def _advance(
             watchdog.at("data", step)
             batch, after = next(batches)
             watchdog.at("step" if programs.has_step(after.phase) else "compile", step)
-            state, metrics = programs.step(after.phase)(state, batch)
+            with profile.step(step):
+                state, metrics = programs.step(after.phase)(state, batch)
+            profile.after(step, metrics)
             programs.keep()
             watchdog.at("step", step)
             if pending is not None:

@@ -21,6 +21,7 @@ from bert_jax.config import Config, max_predictions, with_vocabulary
 from bert_jax.data.plan import RowSettings
 from bert_jax.evaluate import open_corpora
 from bert_jax.metrics import peak_flops, step_flops
+from bert_jax.model.choices import explained
 from bert_jax.plan_advice import advice
 from bert_jax.program_cycles import program_cycles
 from bert_jax.sharding import check_mesh, make_mesh, mesh_sizes
@@ -108,6 +109,7 @@ def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) 
     settings = RowSettings.of(config.data, phase.seq_len)
     slots = max_predictions(config.data, phase.seq_len)
     told: dict[str, Any] = {
+        "choices": explained(config.model, phase.seq_len, "tpu"),
         "steps": phase.num_steps,
         "seq_len": phase.seq_len,
         "rows": phase.global_batch_size,
