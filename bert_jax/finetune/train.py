@@ -36,10 +36,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "tagging": tagging,
     "qa": question_answering,
 }
-_OPTIONS = {
-    "tagging": ("tokens_field", "tags_field"),
-    "qa": ("null_threshold",),
-}  # what a task takes beside what all take
+_OPTIONS = {"tagging": ("tokens_field", "tags_field"), "qa": ("null_threshold",)}  # beside those of all tasks
 _HEADS = ("classifier", *HEADS.values())
 _USUAL_LENGTHS, _SHORTEST = {"qa": 384}, 8
 _USUAL_LENGTH = 128  # of the other tasks
@@ -113,7 +110,7 @@ def finetune(
         params, opt_state, loss = _train_epoch(step_fn, params, opt_state, ready, batch_size, max_seq_len, seed, epoch)
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss} in epoch {epoch + 1}; lower --learning-rate ({learning_rate})")
-        metrics = ready.measure(all_logits(ready.logits, config, params, ready.dev.encoded, batch_size, max_seq_len))
+        metrics = ready.measure(all_logits(ready.logits, config, params, ready.dev, batch_size, max_seq_len))
         history.append({"train_loss": loss} | metrics)
         decides = ready.decides
         if epoch == 0 or metrics[decides] > history[best][decides]:
