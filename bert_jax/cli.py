@@ -241,6 +241,7 @@ def _finetune(options: argparse.Namespace) -> None:
     from bert_jax.finetune import finetune
     from bert_jax.run_copy import local_run
 
+    given = {name: getattr(options, name) for name in ("tokens_field", "tags_field")}
     with local_run(options.init) as init:
         result = finetune(
             options.task,
@@ -253,6 +254,7 @@ def _finetune(options: argparse.Namespace) -> None:
             learning_rate=options.learning_rate,
             max_seq_len=options.max_seq_len,
             seed=options.seed,
+            **{name: value for name, value in given.items() if value is not None},
         )
     _print_json(result)
 

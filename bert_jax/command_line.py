@@ -196,9 +196,12 @@ def build_parser() -> argparse.ArgumentParser:
         "Train a task head on a pretrained model.",
         "finetune --task classification --train train.tsv --dev dev.tsv --init runs/tiny --workdir tuned",
     )
-    finetune.add_argument("--task", required=True, choices=("classification", "regression"))
+    finetune.add_argument("--task", required=True, choices=("classification", "regression", "tagging"))
     finetune.add_argument(
-        "--train", required=True, help=".tsv, .csv or .jsonl with a label and one or two text columns"
+        "--train",
+        required=True,
+        help=".tsv, .csv or .jsonl with a label and one or two text columns; of tagging .conll (a word and its label "
+        "a line) or .jsonl with lists",
     )
     finetune.add_argument("--dev", required=True)
     finetune.add_argument("--init", required=True, help="run or Hugging Face directory, or a URL of one")
@@ -208,6 +211,8 @@ def build_parser() -> argparse.ArgumentParser:
     finetune.add_argument("--learning-rate", type=float, default=5e-5)
     finetune.add_argument("--max-seq-len", type=int, help="tokens of a row; 128, or the model's most, unless given")
     finetune.add_argument("--seed", type=int, default=0)
+    finetune.add_argument("--tokens-field", help="tagging: list of words in .jsonl; tokens unless given")
+    finetune.add_argument("--tags-field", help="tagging: list of labels in .jsonl; tags unless given")
 
     predict = add(
         "predict",
@@ -215,7 +220,11 @@ def build_parser() -> argparse.ArgumentParser:
         "predict tuned --input test.tsv --output predictions.jsonl",
     )
     predict.add_argument("model", help="fine-tuned model, or a Hugging Face one with a task head")
-    predict.add_argument("--input", required=True)
+    predict.add_argument(
+        "--input",
+        required=True,
+        help="as the model was trained on, labels not needed; of tagging also .txt, a text a line",
+    )
     predict.add_argument("--output", required=True)
 
     fill_mask = add(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import Config, max_predictions
-from bert_jax.data.load import ROW_ARRAYS
+from bert_jax.data.lay import ROW_ARRAYS
 from bert_jax.data.plan import RowSettings
 from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.sharding import batch_sharding, state_shardings

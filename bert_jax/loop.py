@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from bert_jax import checkpoint, cluster
 from bert_jax.compile_cache import CompileCache
 from bert_jax.config import Config
+from bert_jax.data.lay import Arrays
 from bert_jax.data.load import Loader, Position
 from bert_jax.evaluate import Evaluate, make_evaluate
 from bert_jax.ledger import NOT_FINITE, SPIKE, Ledger
@@ -194,15 +195,17 @@ def _advance(
 
     before = ledger.position
     rows_of = functools.partial(cluster.local_rows, sharding)
-    with contextlib.closing(loader.batches(before, start, rows_of)) as batches:
+
+    def to_devices(arrays: Arrays, size: int) -> dict[str, jax.Array]:
+        return cluster.to_devices(arrays, arrays["rows"], size, sharding)
+
+    with contextlib.closing(loader.batches(before, start, rows_of, to_devices)) as batches:
         for step in range(start, total):
             if step == start and stop.before_the_first_step():
                 return STOPPED, ledger
             watchdog.at("data", step)
-            arrays, after = next(batches)
+            batch, after = next(batches)
             watchdog.at("step" if programs.has_step(after.phase) else "compile", step)
-            size = config.phases()[after.phase].global_batch_size
-            batch = cluster.to_devices(arrays, arrays["rows"], size, sharding)
             with profile.step(step):
                 state, metrics = programs.step(after.phase)(state, batch)
             profile.after(step, metrics)

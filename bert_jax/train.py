@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 
 from bert_jax import checkpoint, cluster
 from bert_jax.compile_cache import CompileCache
-from bert_jax.config import Config, check, with_vocabulary
+from bert_jax.config import Config, with_vocabulary
+from bert_jax.config_check import check
 from bert_jax.convert.initialise import initial_params
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora

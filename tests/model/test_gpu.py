@@ -9,7 +9,8 @@ import pytest
 import small_bert
 
 from bert_jax.compiled_step import abstract_arguments, jitted_step
-from bert_jax.config import MeshConfig, check
+from bert_jax.config import MeshConfig
+from bert_jax.config_check import check
 from bert_jax.model import bert
 from bert_jax.sharding import make_mesh
 from data_prep.errors import InputError
