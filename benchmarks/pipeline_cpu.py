@@ -66,22 +66,24 @@ def ours(corpus: Corpus, config: Config) -> Steps:
     """What `pretrain` does a step; metrics are fetched one step late, as there."""
     tokenizer, mesh = load_tokenizer(corpus.tokenizer_dir), make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     step = make_train_step(config, mesh, make_mask_fn(MaskSettings.of(config.data, config.data.seq_len, tokenizer)))
-    state, size, sharding = create_state(config, mesh), config.train.global_batch_size, batch_sharding(mesh)
+    state, sharding = create_state(config, mesh), batch_sharding(mesh)
     loader, pending = Loader(config, [corpus], tokenizer), None
-    for arrays, _ in loader.batches(loader.start(), 0, lambda size: np.arange(size)):
-        batch = cluster.to_devices(arrays, arrays["rows"], size, sharding)
+
+    def to_devices(arrays: Any, size: int) -> Any:
+        return cluster.to_devices(arrays, arrays["rows"], size, sharding)
+
+    for batch, _ in loader.batches(loader.start(), 0, np.arange, to_devices):
         state, metrics = step(state, batch)
         if pending is not None:
-            jax.block_until_ready(pending)
+            yield int(pending["tokens"])
         pending = metrics
-        yield int((arrays["segment_ids"] > 0).sum())
 
 
 def pairs(corpus: Corpus, config: Config, count: int) -> list[dict[str, Any]]:
     """The first examples of a run with a pair a row, as a tokenised data set of transformers has them."""
     loader = Loader(config, [corpus], load_tokenizer(corpus.tokenizer_dir))
     found: list[dict[str, Any]] = []
-    for arrays, _ in loader.batches(loader.start(), 0, lambda size: np.arange(size)):
+    for arrays, _ in loader.batches(loader.start(), 0, np.arange):
         for row in range(len(arrays["input_ids"])):
             length = int((arrays["segment_ids"][row] > 0).sum())
             ids, types = (arrays[name][row, :length].tolist() for name in ("input_ids", "token_type_ids"))

@@ -164,7 +164,7 @@ def _plan(options: argparse.Namespace) -> None:
 
     config = load(options.config, options.overrides)
     topology = parse_topology(options.device, config.mesh.dcn)
-    if importlib.util.find_spec("libtpu") is None:
+    if not topology.is_gpu and importlib.util.find_spec("libtpu") is None:
         raise InputError("plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'")
     os.environ.update(topology.environment)
     if options.sweep:
