@@ -64,7 +64,7 @@ def merge(
     near, near_account = None, None
     if settings["near_duplicates"] is not None:
         beginnings = Beginnings(by_split, indices, read, tokenizer)
-        near, near_account = find_near_duplicates(indices, kept, settings["near_duplicates"], beginnings)
+        near, near_account = find_near_duplicates(indices, kept, settings["near_duplicates"], beginnings, scratch)
         for split, dropped in near.items():
             kept[split][dropped] = False
     unknown, made = 0, {}

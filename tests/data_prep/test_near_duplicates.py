@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from similar_texts import changed, jaccard
 from small_corpora import WORDS, make_tokenizer, start_script, tree, write_jsonl
 
-from data_prep import build, corpus
+from data_prep import build, corpus, near_duplicates
 from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
@@ -176,6 +176,40 @@ def test_same_corpus_for_workers_and_parts_and_across_splits(tmp_path, tokenizer
     assert audit["splits"]["train"]["documents"] and audit["splits"]["validation"]["documents"]
     assert audit["dropped"]["duplicate"] == 3 and audit["dropped"]["leak"] >= 5
     assert audit["dropped"]["near duplicate"] >= 26
+
+
+def test_what_memory_holds_does_not_matter_and_is_counted_plainly(tmp_path, tokenizer, small_units, monkeypatch):
+    """Bands, pairs and clusters in pieces of two or three; some texts end in another split or several records."""
+    draw = np.random.default_rng(2)
+    texts = [text for i in range(12) for text in family(draw, [0.95, 0.9, 0.6][: 1 + i % 3], 120)[0]]
+    source = str(write_jsonl(tmp_path / "in.jsonl", [texts[i] for i in draw.permutation(len(texts))]))
+    options = {"workers": 1, "near_duplicates": 0.75, "validation_share": 0.3}
+    manifest = build_corpus([source], tokenizer, tmp_path / "large", **options)
+    for name, at_once in (("AT_ONCE", 3), ("_COMPARED_AT_ONCE", 2)):
+        monkeypatch.setattr(near_duplicates, name, at_once)
+    build_corpus([source], tokenizer, tmp_path / "small", **options)
+    assert tree(tmp_path / "large") == tree(tmp_path / "small")
+    columns = [
+        Corpus.open(tmp_path / "large").split(name).columns(shard)
+        for name in corpus.SPLITS
+        for shard in range(len(manifest["splits"][name]["shards"]))
+    ]
+    signatures = np.concatenate([column["signature"] for column in columns], 1)
+    assert len(columns) > 4 and signatures.shape[1] == len(texts)
+    rows = bands(0.75)[1]
+    grouped = signatures[: len(signatures) // rows * rows].reshape(-1, rows, len(texts))
+    pairs, alike = 0, []
+    for one, other in itertools.combinations(range(len(texts)), 2):
+        if (grouped[:, :, one] == grouped[:, :, other]).all(1).any():
+            pairs += 1
+            if (signatures[:, one] == signatures[:, other]).mean() >= 0.75:
+                alike.append((one, other))
+    near = manifest["audit"]["near_duplicates"]
+    # Where three or more agree in a band, not all pairs of them are compared, but enough to join them.
+    assert 0 < near["pairs_alike"] <= near["pairs_compared"] <= pairs and near["pairs_alike"] <= len(alike)
+    members = clusters(len(texts), np.array(alike))
+    assert near["documents_dropped"] == np.count_nonzero(members != np.arange(len(texts)))
+    assert near["largest_cluster"] == np.bincount(members).max()
 
 
 def test_what_cannot_be_asked(tmp_path, tokenizer):
