@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import minhash, records, segment, sources
-from data_prep.corpus import SPLITS
+from data_prep.corpus_files import SPLITS
 from data_prep.document_facts import FactsWriter
 from data_prep.errors import InputError
 from data_prep.files import write_error

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.corpus import SPLITS
+from data_prep.corpus_files import SPLITS
 from data_prep.errors import InputError
 from data_prep.shards import UNIT_JSON, unit_dir, unit_name
 

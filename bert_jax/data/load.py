@@ -17,7 +17,8 @@ import numpy as np
 from bert_jax.config import Config
 from bert_jax.data import keyed
 from bert_jax.data.plan import IGNORED, BlockPlan, RowSettings, inner_borders, num_blocks, plan_block
-from data_prep.corpus import Corpus, Split, ranges
+from data_prep.corpus import Corpus
+from data_prep.corpus_split import Split, ranges
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer
 

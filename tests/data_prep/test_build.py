@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpora import make_tokenizer, many_texts, start_script, tree, write_jsonl
 
-from data_prep import build, corpus, merge, shards
+from data_prep import build, corpus_files, merge, shards
 from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
@@ -458,7 +458,11 @@ def test_the_same_bytes_on_every_python_and_machine(tmp_path, tokenizer):
     source = write_jsonl(tmp_path / "in.jsonl", many_texts(60))
     build_corpus([str(source)], tokenizer, tmp_path / "out", workers=1, validation_share=0)
     contents = tree(tmp_path / "out")
-    names = (corpus.shard_name("train", 0, 1), corpus.index_name("train", 0, 1), corpus.kept_name("train"))
+    names = (
+        corpus_files.shard_name("train", 0, 1),
+        corpus_files.index_name("train", 0, 1),
+        corpus_files.kept_name("train"),
+    )
     assert [hashlib.sha256(contents[name]).hexdigest()[:16] for name in names] == PINNED
 
 
@@ -470,4 +474,4 @@ def test_small_files_share_a_unit(tmp_path, tokenizer):
     assert {name: counts["documents_kept"] for name, counts in manifest["audit"]["sources"].items()} == {
         f"{i:02}.txt": 1 for i in range(50)
     }
-    assert corpus.unfinished(tmp_path / "out") is None
+    assert corpus_files.unfinished(tmp_path / "out") is None

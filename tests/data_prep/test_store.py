@@ -25,7 +25,7 @@ from small_corpora import make_tokenizer, many_texts, start_script, tree, write_
 from bert_jax.config import Config, DataConfig, TrainConfig
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora
-from data_prep import build, byte_streams, corpus, shards, staging, storage
+from data_prep import build, byte_streams, corpus_files, shards, staging, storage
 from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
@@ -193,7 +193,7 @@ def make_with_power_cuts(counts, source, tokenizer, memory, whole):
                 # A dead process loses its lease (test_lease); this one lives.
                 patch.undo()
                 storage.Folder(memory).remove(["out.lock"])
-                visible = storage.Folder(f"{memory}/out").read(corpus.MANIFEST) is not None
+                visible = storage.Folder(f"{memory}/out").read(corpus_files.MANIFEST) is not None
                 # Whenever there is a manifest, the corpus is whole.
                 assert not visible or stored(f"{memory}/out") == tree(whole)
                 continue
@@ -246,7 +246,7 @@ def test_killed_at_any_moment(tmp_path, tokenizer, source, scheme):
         time.sleep(draw.uniform(0.4, 1.1) * whole_time)
         os.killpg(script.pid, signal.SIGKILL)
         script.wait()
-        if (tmp_path / "out" / corpus.MANIFEST).exists():
+        if (tmp_path / "out" / corpus_files.MANIFEST).exists():
             assert tree(tmp_path / "out") == want
     script = start_script(tmp_path / "run.py", SCRIPT, *arguments)
     out, error = script.communicate(timeout=60)
@@ -333,7 +333,7 @@ def test_a_copy_that_cannot_be(tokenizer, source, memory, cache):
     assert check(f"{memory}/out")[1] == f"{memory}/out/{name}: the file is missing"
     with pytest.raises(InputError, match=r"memory://bucket/none is no corpus"):
         Corpus.open(f"{memory}/none")
-    folder.write(corpus.MANIFEST, b"{")
+    folder.write(corpus_files.MANIFEST, b"{")
     with pytest.raises(InputError, match=r"manifest\.json is damaged"):
         Corpus.open(f"{memory}/out")
 
