@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import corpus, engines, merge, places, shards, sources, wiki_text
+from data_prep.build_settings import Settings
 from data_prep.errors import Busy, InputError
 from data_prep.files import write_error
 from data_prep.inputs import parse_inputs, reading_difference
@@ -79,7 +80,7 @@ def build_corpus(
     size = sum(source.size for source in found)
     with local_folder(tokenizer_dir) as folder:
         tokenizer = load_tokenizer(folder)
-        settings = shards.Settings(
+        settings = Settings(
             inputs=tuple({entry.name: entry.reading for entry in named}.items()),
             validation_share=_default_share(size) if validation_share is None else validation_share,
             on_error=on_error,
@@ -110,7 +111,7 @@ class _Build:
         identity: dict[str, Any],
         tokenizer: Tokenizer,
         tokenizer_dir: Path,
-        settings: shards.Settings,
+        settings: Settings,
         found: Sequence[sources.Source],
         run: engines.Runner,
         try_fast: bool,
@@ -272,7 +273,7 @@ def _default_share(size: int) -> float:
     return round(min(max(_VALIDATION_BYTES / max(size, 1), _SMALLEST_SHARE), _LARGEST_SHARE), 4)
 
 
-def _identity(found: Sequence[sources.Source], tokenizer: Tokenizer, settings: shards.Settings) -> dict[str, Any]:
+def _identity(found: Sequence[sources.Source], tokenizer: Tokenizer, settings: Settings) -> dict[str, Any]:
     """What a corpus is made from, as its manifest has it: without paths, equal on every machine."""
     return {
         "format_version": corpus.FORMAT_VERSION,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import audit, corpus, corpus_files, leaks, moves, records, shards
+from data_prep import audit, corpus, corpus_files, leaks, moves, records, unit_folder
 from data_prep.equal_texts import kept_records
 from data_prep.errors import InputError
 from data_prep.files import array_bytes, write_file, write_integers
@@ -75,7 +75,9 @@ def merge(
         made[name] = write_integers(partial / name, int(np.count_nonzero(kept[split])), _numbers(kept[split]))
         name = corpus_files.token_counts_name(split)
         made[name] = write_file(partial / name, array_bytes(counts))
-    facts = KeptFacts([shards.unit_dir(units_dir, number) for number in range(units)], summaries.documents, scratch)
+    facts = KeptFacts(
+        [unit_folder.unit_dir(units_dir, number) for number in range(units)], summaries.documents, scratch
+    )
     account = audit.summarise(indices, summaries, facts, kept, near, unknown)
     if near_account is not None:
         account["near_duplicates"] = near_account

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep import corpus_files, shards
+from data_prep import corpus_files, unit_folder
 from data_prep import merge as merging
 from data_prep import moves as moving
 from data_prep.corpus import Corpus
@@ -142,7 +142,7 @@ class FolderPlace:
     def done(self) -> set[int]:
         """See Place."""
         # A unit whose shards have been moved by a merge that was broken off is finished too.
-        names = (file.parent.name for file in self.units_dir.glob("*/" + shards.UNIT_JSON))
+        names = (file.parent.name for file in self.units_dir.glob("*/" + unit_folder.UNIT_JSON))
         return {int(name) for name in names if name.isdecimal()}
 
     def tidy(self) -> None:
@@ -210,12 +210,12 @@ class StorePlace:
     def done(self) -> set[int]:
         """See Place."""
         pairs = (name.split("/") for name in self.units_dir.sizes())
-        return {int(pair[0]) for pair in pairs if len(pair) == 2 and pair[1] == shards.UNIT_JSON}
+        return {int(pair[0]) for pair in pairs if len(pair) == 2 and pair[1] == unit_folder.UNIT_JSON}
 
     def tidy(self) -> None:
         """See Place."""
         # Of whatever settings: what others have finished is not ours to remove.
-        if not any(name.endswith("/" + shards.UNIT_JSON) for name in self.partial.sizes()):
+        if not any(name.endswith("/" + unit_folder.UNIT_JSON) for name in self.partial.sizes()):
             self.discard()
 
     def discard(self) -> None:

@@ -20,7 +20,7 @@ __all__ = ["IGNORED", "BlockPlan", "RowSettings", "SplitIndex", "inner_borders",
 
 
 class SplitIndex(Protocol):
-    """What the sampler needs of a corpus's split (`data_prep.corpus.Split` has it)."""
+    """What the sampler needs of a corpus's split (`data_prep.corpus_split.Split` has it)."""
 
     num_kept: int
     kept_tokens: int

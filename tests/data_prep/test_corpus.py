@@ -15,6 +15,7 @@ from small_corpora import make_tokenizer, many_texts, write_jsonl
 
 from data_prep import corpus, corpus_files, corpus_split, files, index, record_layout, records, shard_writer, shards
 from data_prep.build import build_corpus
+from data_prep.build_settings import Settings
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.segment import sentences
@@ -34,7 +35,7 @@ def built(tmp_path_factory):
         patch.setattr("data_prep.build._SMALLEST_UNIT", 4000)
         patch.setattr("data_prep.build._UNITS", 1000)
         patch.setattr(shard_writer, "_SHARD_RECORDS", 30)
-        settings = shards.Settings
+        settings = Settings
         patch.setattr(shards, "Settings", lambda **options: settings(record_tokens=100, **options))
         build_corpus([str(source)], tokenizer, folder / "out", workers=1, validation_share=0.2)
     return folder / "out", texts

@@ -25,7 +25,7 @@ from small_corpora import make_tokenizer, many_texts, start_script, tree, write_
 from bert_jax.config import Config, DataConfig, TrainConfig
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora
-from data_prep import build, byte_streams, corpus_files, shards, staging, storage
+from data_prep import build, byte_streams, corpus_files, staging, storage, unit_folder
 from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
@@ -132,7 +132,7 @@ def test_parts_in_the_store(tokenizer, source, whole, memory, capsys):
 
 def test_other_settings_and_other_objects(tokenizer, source, memory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "_upload", broken_after(3, shards._upload))
+        patch.setattr(unit_folder, "upload", broken_after(3, unit_folder.upload))
         with pytest.raises(PowerCut):
             make(source, tokenizer, f"{memory}/out")
     with pytest.raises(InputError, match=r"out\.partial is an unfinished build .*keep_duplicates is False there"):
