@@ -36,7 +36,7 @@ def built(tmp_path_factory):
         patch.setattr("data_prep.build._UNITS", 1000)
         patch.setattr(shard_writer, "_SHARD_RECORDS", 30)
         settings = Settings
-        patch.setattr(shards, "Settings", lambda **options: settings(record_tokens=100, **options))
+        patch.setattr("data_prep.build.Settings", lambda **options: settings(record_tokens=100, **options))
         build_corpus([str(source)], tokenizer, folder / "out", workers=1, validation_share=0.2)
     return folder / "out", texts
 
