@@ -151,9 +151,11 @@ def _pretrain(options: argparse.Namespace) -> int:
         return 0
     if options.workdir is None:
         raise InputError("pretrain needs --workdir, a directory for the run; see bert-jax pretrain --help")
+    from bert_jax.profiling import parse_steps
     from bert_jax.train import pretrain
 
-    return pretrain(load(options.config, options.overrides), options.workdir, stop, options.change)
+    profile = parse_steps(options.profile) if options.profile else None
+    return pretrain(load(options.config, options.overrides), options.workdir, stop, options.change, profile)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -162,7 +164,7 @@ def _plan(options: argparse.Namespace) -> None:
 
     config = load(options.config, options.overrides)
     topology = parse_topology(options.device, config.mesh.dcn)
-    if importlib.util.find_spec("libtpu") is None:
+    if not topology.is_gpu and importlib.util.find_spec("libtpu") is None:
         raise InputError("plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'")
     os.environ.update(topology.environment)
     if options.sweep:

@@ -125,13 +125,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="only rehearse for this hardware, as v5e:16x16: 20 small steps on fake devices, with a stop and a resume",
     )
 
+    pretrain.add_argument(
+        "--profile",
+        metavar="FIRST:LAST",
+        help="write a profile of these steps, as 100:104, to WORKDIR/profile, for xprof or TensorBoard",
+    )
+
     plan = add(
         "plan",
         "Compile a run for hardware that is not here: memory, time and cost, as JSON.",
         "plan --config configs/bert_base.py --device v5e:16x16",
     )
     plan.add_argument("--config", required=True, help="recipe; fields are overridden by --config.a.b=value")
-    plan.add_argument("--device", required=True, metavar="HARDWARE", help="such as v5e:16x16 or v4:4x4x8")
+    plan.add_argument(
+        "--device", required=True, metavar="HARDWARE", help="such as v5e:16x16 or v4:4x4x8, or GPUs: h100:8, a100:4x8"
+    )
     plan.add_argument("--price", type=float, metavar="DOLLARS", help="of a chip-hour; a list price unless given")
     plan.add_argument("--dump", metavar="DIR", help="write the optimised programs' text and memory there")
     plan.add_argument("--sweep", action="store_true", help="over batch, remat and mesh; a table, the best first")

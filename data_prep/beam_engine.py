@@ -13,7 +13,7 @@ import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_prep import shards
-from data_prep.engines import Group, Job, Progress
+from data_prep.engines import Group, Job, Progress, takes_fast
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 from data_prep.storage import Folder, local_folder
@@ -29,6 +29,7 @@ def run_beam(
     one for a pipeline that ended with an error of its own. Beam's workers must reach the input and `job.units_dir` by
     the same names.
     """
+    job = dataclasses.replace(job, try_fast=takes_fast(job, tokenizer, todo))
     shared = _share(tokenizer, job.units_dir)
     failures = job.units_dir / "failures"
     _failures(failures, forget=True)
@@ -60,7 +61,7 @@ class _BuildUnits(apache_beam.DoFn):
         """Loads the tokenizer, once a worker."""
         with local_folder(self._job.tokenizer_dir) as folder:
             self._tokenizer = load_tokenizer(folder)
-        if self._job.fast:
+        if self._job.try_fast:
             self._tokenizer.encode_faster()
 
     def process(self, item: tuple[int, Group]) -> Iterable[int]:

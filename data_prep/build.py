@@ -4,7 +4,6 @@ The work happens beside the output and becomes visible at once when it is done (
 broken off goes on where it stopped when the same command runs again.
 """
 
-import dataclasses
 import functools
 import json
 import sys
@@ -117,8 +116,7 @@ class _Build:
         try_fast: bool,
     ):
         self._place, self._identity, self._tokenizer, self._found = place, identity, tokenizer, found
-        self._job, self._run_units = engines.Job(settings, tokenizer_dir, place.units_dir), run
-        self._try_fast = try_fast
+        self._job, self._run_units = engines.Job(settings, tokenizer_dir, place.units_dir, try_fast), run
         units = (unit for source in found for unit in sources.units(source, settings.unit_bytes))
         self._groups = list(enumerate(shards.group_units(units, settings.unit_bytes)))
 
@@ -209,11 +207,7 @@ class _Build:
     def _run(self, todo: list[tuple[int, engines.Group]]) -> int:
         size = sum(unit.size for _, group in todo for unit in group)
         if todo:
-            job = self._job
-            if self._try_fast:
-                sample = shards.sample_texts([group for _, group in todo])
-                job = dataclasses.replace(job, fast=self._tokenizer.encode_faster(sample))
-            self._run_units(job, self._tokenizer, todo, engines.Progress(len(todo), size))
+            self._run_units(self._job, self._tokenizer, todo, engines.Progress(len(todo), size))
         return len(todo)
 
     def _merge(self) -> dict[str, Any]:

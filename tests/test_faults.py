@@ -146,6 +146,16 @@ def test_many_bad_batches_are_gone_back_from_and_passed_over_also_when_killed(re
     assert read_lines(tmp_path / "killed" / "events.jsonl") == events
 
 
+def test_a_checkpoint_that_is_declined_ends_with_75_and_the_same_command_goes_on(recipe, whole, tmp_path):
+    code, said = train(recipe, tmp_path / "run", fault={"decline": 3})
+    assert code == 75 and "Traceback" not in said, said
+    last = [line for line in said.splitlines() if line][-1]
+    assert last.startswith("error: checkpoint 6 was not saved") and "run the same command again" in last
+    assert runs.card(tmp_path / "run")["ended"] == "not saved"
+    assert train(recipe, tmp_path / "run")[0] == 0
+    assert runs.same_to_the_last_bit(whole, tmp_path / "run")
+
+
 def test_a_hang_ends_with_75_and_names_step_and_stage(recipe, tmp_path):
     code, said = train(
         recipe,
