@@ -154,6 +154,10 @@ def test_heads_go_on_or_start_fresh(tmp_path, capsys):
     assert capsys.readouterr().err == "model: its tagging head goes on\n"
     np.testing.assert_array_equal(params["tagger"]["kernel"], saved.params["tagger"]["kernel"])
 
+    head = write_conll(tmp_path / "head.conll", [[("word", "label"), ("the", "B-X"), ("film", "O")]])
+    assert tagging(head, head, saved, tokenizer, 16).decides == "accuracy"
+    assert "label 'label' is of no entity, so labels are measured one by one" in capsys.readouterr().err
+
     other = write_conll(tmp_path / "other.conll", [[("the", "X"), ("film", "O")]])
     ready = tagging(other, other, saved, tokenizer, 16)
     params = _first_params(saved, ready, 0, "model")
