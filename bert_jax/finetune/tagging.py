@@ -52,6 +52,9 @@ def tagging(
     train_rows, train_truth = _rows(known, labels, train, tokenizer, max_seq_len)
     dev_rows, dev_truth = _rows(held_out, labels, train, tokenizer, max_seq_len)
     named = marks_entities(labels)
+    if not named and any(label.startswith(("B-", "I-")) for label in labels):
+        odd = next(label for label in labels if not marks_entities([label, "B"]))
+        print(f"{train}: label {odd!r} is of no entity, so labels are measured one by one", file=sys.stderr)
 
     def measure(logits: Logits) -> dict[str, float]:
         guessed = [read.argmax(-1) for read in _at_words(dev_rows, logits)]

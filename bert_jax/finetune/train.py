@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _OPTIONS = {"tagging": ("tokens_field", "tags_field"), "qa": ("null_threshold",)
 _HEADS = ("classifier", *HEADS.values())
 _USUAL_LENGTHS, _SHORTEST = {"qa": 384}, 8
 _USUAL_LENGTH = 128  # of the other tasks
+_TELL_EVERY = 60.0  # seconds
 
 
 def finetune(
@@ -219,7 +221,8 @@ def _train_epoch(
     lengths = task.train.encoded.lengths()
     buckets = bucket_lengths(lengths, max_seq_len)
     parts = []
-    step = epoch * math.ceil(len(lengths) / batch_size)
+    in_epoch = math.ceil(len(lengths) / batch_size)
+    step, told = epoch * in_epoch, time.monotonic()
     for rows in epoch_batches(lengths, batch_size, seed, epoch):
         arrays = batch(task.train.encoded, rows, batch_size, buckets)
         arrays["truth"] = task.train.truths(rows, batch_size, arrays["input_ids"].shape[1])
@@ -228,5 +231,12 @@ def _train_epoch(
         params, opt_state, sums = step_fn(params, opt_state, np.int32(step), arrays)
         parts.append(sums)
         step += 1
+        if len(parts) > 1 and time.monotonic() - told > _TELL_EVERY:
+            told = time.monotonic()
+            total, count = parts[-2]  # the newest one is still being computed
+            print(
+                f"epoch {epoch + 1}: {len(parts)} of {in_epoch} batches, loss {total / count:.4f}",
+                file=sys.stderr,
+            )
     total, count = np.array(jax.device_get(parts), np.float64).sum(0)
     return params, opt_state, float(total / count)

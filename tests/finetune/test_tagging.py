@@ -9,6 +9,7 @@ import pytest
 from saved_models import BAD, GOOD, save, saved_model
 
 from bert_jax import checkpoint
+from bert_jax.cli import main
 from bert_jax.convert import to_hf
 from bert_jax.finetune import finetune
 from bert_jax.finetune.classification import classification
@@ -153,6 +154,10 @@ def test_heads_go_on_or_start_fresh(tmp_path, capsys):
     assert capsys.readouterr().err == "model: its tagging head goes on\n"
     np.testing.assert_array_equal(params["tagger"]["kernel"], saved.params["tagger"]["kernel"])
 
+    head = write_conll(tmp_path / "head.conll", [[("word", "label"), ("the", "B-X"), ("film", "O")]])
+    assert tagging(head, head, saved, tokenizer, 16).decides == "accuracy"
+    assert "label 'label' is of no entity, so labels are measured one by one" in capsys.readouterr().err
+
     other = write_conll(tmp_path / "other.conll", [[("the", "X"), ("film", "O")]])
     ready = tagging(other, other, saved, tokenizer, 16)
     params = _first_params(saved, ready, 0, "model")
@@ -208,6 +213,17 @@ def test_bad_input_leaves_nothing(files, tmp_path, changes, message):
         finetune(init=model, workdir=tmp_path / "out", **arguments)
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_wrong_field_by_the_command(files, tmp_path, capsys):
+    _, model = files
+    path = write_jsonl(tmp_path / "x.jsonl", [{"tokens": ["a"], "ner": ["O"]}])
+    words = ["--train", path, "--dev", path, "--init", model, "--workdir", tmp_path / "out", "--tags-field", "pos"]
+    with pytest.raises(SystemExit) as end:
+        main(["finetune", "--task", "tagging", *map(str, words)])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1
+    assert "has no field 'pos'; it has tokens, ner: name the right one with --tags-field" in said
 
 
 def test_random_models_predict_without_a_card(tmp_path):

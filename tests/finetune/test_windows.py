@@ -51,6 +51,7 @@ def test_windows_lose_nothing(tokenizer, question, context, longest, types, data
         if window.question == 1:
             assert first == last == 0
         elif first:
+            assert window.place <= first <= last < len(ids) - 1
             offsets = windows.offsets[0][first - window.place + window.first : last - window.place + window.first + 1]
             assert (offsets[0, 0], offsets[-1, 1]) == (start, start + len(text))
     assert seen[0] == seen[1] == set(range(len(whole)))
