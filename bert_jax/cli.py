@@ -241,7 +241,7 @@ def _finetune(options: argparse.Namespace) -> None:
     from bert_jax.finetune import finetune
     from bert_jax.run_copy import local_run
 
-    given = {name: getattr(options, name) for name in ("tokens_field", "tags_field")}
+    given = {name: getattr(options, name) for name in ("tokens_field", "tags_field", "null_threshold")}
     with local_run(options.init) as init:
         result = finetune(
             options.task,
@@ -264,7 +264,7 @@ def _predict(options: argparse.Namespace) -> None:
     from bert_jax.run_copy import local_run
 
     with local_run(options.model) as model:
-        predict(model, options.input, _on_disk(options.output))
+        predict(model, options.input, _on_disk(options.output), options.null_threshold)
 
 
 def _fill_mask(options: argparse.Namespace) -> None:

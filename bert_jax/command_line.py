@@ -196,12 +196,12 @@ def build_parser() -> argparse.ArgumentParser:
         "Train a task head on a pretrained model.",
         "finetune --task classification --train train.tsv --dev dev.tsv --init runs/tiny --workdir tuned",
     )
-    finetune.add_argument("--task", required=True, choices=("classification", "regression", "tagging"))
+    finetune.add_argument("--task", required=True, choices=("classification", "regression", "tagging", "qa"))
     finetune.add_argument(
         "--train",
         required=True,
         help=".tsv, .csv or .jsonl with a label and one or two text columns; of tagging .conll (a word and its label "
-        "a line) or .jsonl with lists",
+        "a line) or .jsonl with lists; of qa SQuAD's .json, or .jsonl with question, context, answers",
     )
     finetune.add_argument("--dev", required=True)
     finetune.add_argument("--init", required=True, help="run or Hugging Face directory, or a URL of one")
@@ -209,10 +209,11 @@ def build_parser() -> argparse.ArgumentParser:
     finetune.add_argument("--epochs", type=int, default=3)
     finetune.add_argument("--batch-size", type=int, default=32)
     finetune.add_argument("--learning-rate", type=float, default=5e-5)
-    finetune.add_argument("--max-seq-len", type=int, help="tokens of a row; 128, or the model's most, unless given")
+    finetune.add_argument("--max-seq-len", type=int, help="tokens of a row; 128 (qa: 384), or the model's most")
     finetune.add_argument("--seed", type=int, default=0)
     finetune.add_argument("--tokens-field", help="tagging: list of words in .jsonl; tokens unless given")
     finetune.add_argument("--tags-field", help="tagging: list of labels in .jsonl; tags unless given")
+    finetune.add_argument("--null-threshold", type=float, help="qa: by how much no answer must beat the best; 0")
 
     predict = add(
         "predict",
@@ -226,6 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="as the model was trained on, labels not needed; of tagging also .txt, a text a line",
     )
     predict.add_argument("--output", required=True)
+    predict.add_argument("--null-threshold", type=float, help="of qa, as in finetune; as trained unless given")
 
     fill_mask = add(
         "fill-mask",

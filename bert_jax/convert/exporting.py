@@ -102,7 +102,7 @@ def _on_device(model: SavedModel) -> SavedModel:
     """The model with its arrays on the device; each leaves the host as it comes there."""
 
     def move(tree: Params) -> Params:
-        return {name: move(part) if isinstance(part, dict) else jnp.asarray(part) for name, part in _emptied(tree)}
+        return {name: move(part) if isinstance(part, dict) else gate.on_device(part) for name, part in _emptied(tree)}
 
     return dataclasses.replace(model, params=move(model.params))
 

@@ -121,7 +121,7 @@ class Loader:
     def _advance(self, position: Position, step: int) -> tuple[list[list[Stretch]], Position]:
         """Of each corpus, the stretches of rows that step `step` reads, and the position after them."""
         size = self._config.phases()[position.phase].global_batch_size
-        counts = np.bincount(self._owners(step, size), minlength=len(position.corpora))
+        counts = np.bincount(self.owners(step, size), minlength=len(position.corpora))
         found = [
             reader.advance(place, int(count))
             for reader, place, count in zip(self.readers(position.phase), position.corpora, counts, strict=True)
@@ -144,7 +144,7 @@ class Loader:
         phases = self._config.phases()
         readers = self.readers(position.phase)
         size = phases[position.phase].global_batch_size
-        owner = self._owners(step, size)
+        owner = self.owners(step, size)
         parts: list[Arrays] = []
         numbers: list[np.ndarray] = []
         stretches, after = self._advance(position, step)
@@ -162,7 +162,7 @@ class Loader:
         arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
         return arrays | {"rows": rows.astype(np.int32)}, after
 
-    def _owners(self, step: int, size: int) -> np.ndarray:
+    def owners(self, step: int, size: int) -> np.ndarray:
         """[B] which corpus each row of the batch comes from: shares of the weights, spread evenly, a function of the
         step."""
         if not len(self._shares):

@@ -54,7 +54,7 @@ def classification(train: Path, dev: Path, saved: SavedModel, tokenizer: Tokeniz
         logits=classifier_logits,
         loss=cross_entropy,
         train=Rows(_encoded(train_table, columns, saved, tokenizer, max_seq_len), train_truth),
-        dev=Rows(_encoded(dev_table, columns, saved, tokenizer, max_seq_len), dev_truth),
+        dev=_encoded(dev_table, columns, saved, tokenizer, max_seq_len),
         measure=measure,
     )
 
@@ -73,7 +73,7 @@ def regression(train: Path, dev: Path, saved: SavedModel, tokenizer: Tokenizer, 
         logits=classifier_logits,
         loss=_squared_error,
         train=Rows(_encoded(train_table, columns, saved, tokenizer, max_seq_len), train_truth),
-        dev=Rows(_encoded(dev_table, columns, saved, tokenizer, max_seq_len), dev_truth),
+        dev=_encoded(dev_table, columns, saved, tokenizer, max_seq_len),
         measure=lambda logits: regression_metrics(dev_truth, np.stack(logits)[:, 0]),
     )
 

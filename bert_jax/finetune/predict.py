@@ -14,6 +14,7 @@ from bert_jax.convert.importing import open_model
 from bert_jax.finetune.classification import classification_answers, regression_answers
 from bert_jax.finetune.encode import Encoded
 from bert_jax.finetune.infer import all_logits
+from bert_jax.finetune.question_answering import question_answers
 from bert_jax.finetune.tagging import tagging_answers
 from data_prep.errors import InputError
 from data_prep.files import whole_file
@@ -24,19 +25,23 @@ _ANSWERS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
     "classification": classification_answers,
     "regression": regression_answers,
     "tagging": tagging_answers,
+    "qa": question_answers,
 }
 
 
-def predict(model_dir: str | Path, input_path: str | Path, output_path: str | Path) -> None:
+def predict(
+    model_dir: str | Path, input_path: str | Path, output_path: str | Path, null_threshold: float | None = None
+) -> None:
     """Writes one JSON object a line for every row of the input, in its order; the file appears whole or not at all.
 
     Classification gives `label`, its `score` (probability), and `probabilities` by label; regression gives `score`; of
-    tagging see `tagging_answers`. Products are float32.
+    tagging see `tagging_answers`, of qa `question_answers`. Products are float32.
 
     Args:
       model_dir: a fine-tuned model, or a Hugging Face directory with a task head.
       input_path: a file as the model was trained on; labels in it are passed over.
       output_path: replaced if it exists.
+      null_threshold: of qa, by how much no answer must beat the best one; as trained unless given.
 
     Raises:
       InputError: a model without a task head, or a wrong input file.
@@ -44,6 +49,11 @@ def predict(model_dir: str | Path, input_path: str | Path, output_path: str | Pa
     model = open_model(model_dir)
     if model.objective not in _ANSWERS:
         raise InputError(f"{model_dir} has no task head; fine-tune it first with bert-jax finetune")
+    options: dict[str, Any] = {}
+    if null_threshold is not None:
+        if model.objective != "qa":
+            raise InputError(f"--null-threshold is for question answering; {model_dir} does {model.objective}")
+        options["null_threshold"] = null_threshold
     output_path = Path(output_path)
     if not output_path.parent.is_dir():
         raise InputError(f"{output_path.parent} is no directory; make it, or name another --output")
@@ -56,7 +66,7 @@ def predict(model_dir: str | Path, input_path: str | Path, output_path: str | Pa
             return all_logits(logits, config, params, encoded, _BATCH_SIZE, longest)
 
     tokenizer = load_tokenizer(model.tokenizer_dir)
-    answers = _ANSWERS[model.objective](model, tokenizer, Path(input_path), longest, infer)
+    answers = _ANSWERS[model.objective](model, tokenizer, Path(input_path), longest, infer, **options)
     with whole_file(output_path) as partial, partial.open("w", encoding="utf-8") as file:
         for answer in answers:
             file.write(json.dumps(answer, ensure_ascii=False) + "\n")

@@ -11,12 +11,13 @@ import numpy as np
 import optax
 
 from bert_jax.checkpoint import SavedModel
+from bert_jax.data.plan import IGNORED
 from bert_jax.finetune.entities import entities, entity_metrics, marks_entities
 from bert_jax.finetune.labels import known_labels, numbered
 from bert_jax.finetune.metrics import classification_metrics
 from bert_jax.finetune.tables import read_table, read_text
 from bert_jax.finetune.tagged_text import TAGS_FIELD, TOKENS_FIELD, Tagged, read_tagged
-from bert_jax.finetune.task import IGNORED, Infer, Logits, Rows, Task
+from bert_jax.finetune.task import Infer, Logits, Rows, Task
 from bert_jax.finetune.word_pieces import Word, WordRows, given_words, sentence_text, word_rows, words_of_texts
 from bert_jax.model.token_heads import HEADS, token_logits
 from data_prep.errors import InputError
@@ -68,7 +69,7 @@ def tagging(
         logits=token_logits,
         loss=cross_entropy,
         train=Rows(train_rows.encoded, _truths(train_rows, train_truth)),
-        dev=Rows(dev_rows.encoded, _truths(dev_rows, dev_truth)),
+        dev=dev_rows.encoded,
         measure=measure,
     )
 

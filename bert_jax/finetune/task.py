@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.data.plan import IGNORED
 from bert_jax.finetune.encode import Encoded
 
 Logits = Sequence[np.ndarray]  # of every row: float32 [C], or [tokens, C]
 Loss = Callable[[jax.Array, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]
 Infer = Callable[[Callable[..., jax.Array], Encoded], list[np.ndarray]]  # the model's function, rows: their logits
-
-IGNORED = -100  # the truth of a token that has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,8 @@ class Task:
       logits: (config, params, batch, dropout or None) to float32 [B,C] or [B,S,C].
       loss: (logits, batch with truth and weights [B], 0 for rows that are padding) to the sum of losses and their
         count.
-      train, dev: rows.
+      train: rows, with their truth.
+      dev: rows, whose truth `measure` knows.
       measure: logits of the dev rows, in their order, to measures by their usual names.
     """
 
@@ -61,5 +61,5 @@ class Task:
     logits: Callable[..., jax.Array]
     loss: Loss
     train: Rows
-    dev: Rows
+    dev: Encoded
     measure: Callable[[Logits], dict[str, float]]

@@ -20,6 +20,7 @@ from bert_jax.convert.importing import fresh_parts, open_model
 from bert_jax.finetune.classification import classification, regression
 from bert_jax.finetune.encode import batch, bucket_lengths, epoch_batches
 from bert_jax.finetune.infer import all_logits
+from bert_jax.finetune.question_answering import question_answering
 from bert_jax.finetune.tagging import tagging
 from bert_jax.finetune.task import Loss, Task
 from bert_jax.model.bert import Dropout, Params
@@ -29,10 +30,16 @@ from bert_jax.optimizer import make_optimizer
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
-TASKS: dict[str, Callable[..., Task]] = {"classification": classification, "regression": regression, "tagging": tagging}
-_OPTIONS = {"tagging": ("tokens_field", "tags_field")}  # what a task takes beside what all take
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": classification,
+    "regression": regression,
+    "tagging": tagging,
+    "qa": question_answering,
+}
+_OPTIONS = {"tagging": ("tokens_field", "tags_field"), "qa": ("null_threshold",)}  # beside those of all tasks
 _HEADS = ("classifier", *HEADS.values())
-_USUAL_LENGTH, _SHORTEST = 128, 8
+_USUAL_LENGTHS, _SHORTEST = {"qa": 384}, 8
+_USUAL_LENGTH = 128  # of the other tasks
 
 
 def finetune(
@@ -57,16 +64,17 @@ def finetune(
     arguments (and of backend and library versions). Progress goes to stderr. One device is used.
 
     Args:
-      task: "classification" (best: highest accuracy), "regression" (highest pearson) or "tagging" (highest f1 of
-        entities, or accuracy where labels mark none).
+      task: "classification" (best: highest accuracy), "regression" (highest pearson), "tagging" (highest f1 of
+        entities, or accuracy where labels mark none) or "qa" (highest f1).
       train, dev: .tsv, .csv or .jsonl with a `label` column and one or two columns of text (two make pairs); of tagging
-        see `read_tagged`.
+        see `read_tagged`, of qa `read_questions`.
       init: a run, what `from-hf` wrote, or a Hugging Face directory; its pooler is used where it has one.
       workdir: must not exist; gets the model, and metrics.json with what this function returns. Whole or not at all.
       epochs, batch_size, learning_rate, seed: of the training; the rate is its peak.
-      max_seq_len: tokens of a row, specials included; what is longer is cut. Unless given, 128 or what the model has
-        positions for.
-      options: of tagging, `tokens_field` and `tags_field`: the lists in .jsonl.
+      max_seq_len: tokens of a row, specials included; what is longer is cut, or takes several rows. Unless given,
+        128 (of qa 384) or what the model has positions for.
+      options: of tagging, `tokens_field` and `tags_field`: the lists in .jsonl; of qa, `null_threshold`: by how much no
+        answer must beat the best one.
 
     Returns:
       {"task", "dev": metrics of the kept epoch, "best_epoch": from 1, "epochs": [metrics and train loss of each]}.
@@ -78,7 +86,7 @@ def finetune(
     _check_settings(task, workdir, epochs, batch_size, learning_rate, max_seq_len, options)
     saved = open_model(init)
     positions = saved.config.max_position_embeddings
-    max_seq_len = max_seq_len or min(_USUAL_LENGTH, positions)
+    max_seq_len = max_seq_len or min(_USUAL_LENGTHS.get(task, _USUAL_LENGTH), positions)
     if max_seq_len > positions:
         raise InputError(f"--max-seq-len {max_seq_len} exceeds the {positions} positions of {init}; lower it")
     tokenizer = load_tokenizer(saved.tokenizer_dir)
@@ -102,7 +110,7 @@ def finetune(
         params, opt_state, loss = _train_epoch(step_fn, params, opt_state, ready, batch_size, max_seq_len, seed, epoch)
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss} in epoch {epoch + 1}; lower --learning-rate ({learning_rate})")
-        metrics = ready.measure(all_logits(ready.logits, config, params, ready.dev.encoded, batch_size, max_seq_len))
+        metrics = ready.measure(all_logits(ready.logits, config, params, ready.dev, batch_size, max_seq_len))
         history.append({"train_loss": loss} | metrics)
         decides = ready.decides
         if epoch == 0 or metrics[decides] > history[best][decides]:
