@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import checkpoint, cluster
-from bert_jax.config import Config, MeshConfig
-from bert_jax.data.load import corpus_weights, validation_batches
+from bert_jax.config import Config, MeshConfig, corpus_weights
 from bert_jax.data.plan import RowSettings
+from bert_jax.data.read import validation_batches
 from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.sharding import batch_sharding, make_mesh, state_shardings
 from bert_jax.train_step import make_eval_step
@@ -99,8 +100,10 @@ def evaluate_run(run: Path, step: int | None, corpus: str | None) -> dict[str, f
     that knows how often each token occurs in the training split (add-one smoothed) and nothing else: what a model must
     beat to have learned anything.
 
+    Of a mixture, those corpora are evaluated that have a validation split; a line on stderr names the others.
+
     Raises:
-      InputError: no model or corpus there, another tokenizer than the model's, or an empty validation split.
+      InputError: no model or corpus there, another tokenizer than the model's, or no validation split at all.
     """
     config = checkpoint.read_config(run)
     model = checkpoint.load_model(run, step)
@@ -111,8 +114,13 @@ def evaluate_run(run: Path, step: int | None, corpus: str | None) -> dict[str, f
     for opened in corpora:
         if opened.tokenizer_fingerprint != tokenizer.fingerprint:
             raise InputError(f"{opened.path} was built with another tokenizer than {run} was trained with; rebuild it")
-        if opened.split("validation").num_kept == 0:
-            raise InputError(f"{opened.path} has no validation split; build it with a larger --validation-share")
+    paths = [path for path, _ in corpus_weights(config.data.corpus)]
+    without = [path for path, opened in zip(paths, corpora, strict=True) if not opened.split("validation").num_kept]
+    if without:
+        which = f"{' and '.join(without)} {'has' if len(without) == 1 else 'have'} no validation split"
+        if len(without) == len(corpora):
+            raise InputError(f"{which}; build with a larger --validation-share")
+        print(f"evaluate: {which}; what is held out of the other corpora is evaluated", file=sys.stderr)
     phase = len(config.phases()) - 1
     # The mesh of the machine at hand, as wide as divides the batch.
     devices = jax.devices()

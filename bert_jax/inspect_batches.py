@@ -1,5 +1,6 @@
 """What the model sees at a step: the batches themselves, as text or as arrays, without training up to there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bert_jax.data.load import Loader, Position
 from bert_jax.evaluate import open_corpora
 from bert_jax.masking import IGNORED, MaskSettings, make_mask_fn
 from bert_jax.metrics import read_lines
+from bert_jax.mixture import corpus_names
 from bert_jax.reporting import POSITIONS
 from data_prep.errors import InputError
 from data_prep.files import whole_file
@@ -27,12 +29,15 @@ ARRAYS = (
     "cls_positions",
     "next_sentence_labels",
 )
+# Beside them, where several corpora are mixed: int32 [B], which of them each row is of, as the config lists them.
+CORPUS = "corpus"
 
 
 def batches(
     config: Config, run: Path | None, step: int, count: int, unskipped: bool = False
 ) -> tuple[list[dict[str, np.ndarray]], Tokenizer]:
-    """The batches of steps `step` to `step + count - 1`, masked as the model gets them, and their tokenizer.
+    """The batches of steps `step` to `step + count - 1`, masked as the model gets them, and their tokenizer. Of a
+    mixture of corpora each has the array `CORPUS`, too.
 
     Args:
       config: of the run or recipe.
@@ -61,6 +66,8 @@ def batches(
         mask_fn = make_mask_fn(MaskSettings.of(config.data, phase.seq_len, tokenizer))
         masked = jax.jit(mask_fn)(arrays, config.seed, np.int32(current))
         found.append({name: np.asarray(masked[name]) for name in ARRAYS})
+        if len(corpora) > 1:
+            found[-1][CORPUS] = loader.owners(current, phase.global_batch_size).astype(np.int32)
         seq_lens.add((phase.seq_len, phase.global_batch_size))
     if len(seq_lens) > 1:
         raise InputError(f"steps {step} to {step + count - 1} cross from one phase to the next; inspect them apart")
@@ -84,13 +91,16 @@ def _nearest_position(run: Path | None, step: int, start: Position, unskipped: b
     return last["step"], Position.from_json(last["position"])
 
 
-def as_text(batch: dict[str, np.ndarray], step: int, tokenizer: Tokenizer) -> str:
-    """A batch as people read it: every example apart, a predicted token as `[MASK→word]` or `seen→word`."""
+def as_text(batch: dict[str, np.ndarray], step: int, tokenizer: Tokenizer, names: Sequence[str] = ()) -> str:
+    """A batch as people read it: every example apart, a predicted token as `[MASK→word]` or `seen→word`; with the
+    corpus of a row where several are mixed, whose `names` are given.
+    """
     lines = []
     for row in range(len(batch["input_ids"])):
         segments = batch["segment_ids"][row]
         padding = int((segments == 0).sum())
-        lines.append(f"── step {step}  row {row}  {segments.max()} example(s), {padding} padding")
+        corpus = f"  corpus {names[batch[CORPUS][row]]}" if CORPUS in batch else ""
+        lines.append(f"── step {step}  row {row}{corpus}  {segments.max()} example(s), {padding} padding")
         labels = batch["masked_lm_labels"][row]
         targets = dict(
             zip(batch["masked_lm_positions"][row][labels != IGNORED], labels[labels != IGNORED], strict=True)
@@ -111,8 +121,8 @@ def as_text(batch: dict[str, np.ndarray], step: int, tokenizer: Tokenizer) -> st
 
 
 def stacked(found: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Batches stacked: int32 [N, B, S], [N, B, P] and [N, B, K]."""
-    return {name: np.stack([batch[name] for batch in found]).astype(np.int32) for name in ARRAYS}
+    """Batches stacked: int32 [N, B, S], [N, B, P] and [N, B, K]; and `CORPUS` [N, B] of a mixture."""
+    return {name: np.stack([batch[name] for batch in found]).astype(np.int32) for name in found[0]}
 
 
 def inspect(
@@ -124,7 +134,8 @@ def inspect(
         config = checkpoint.read_config(run)
     found, tokenizer = batches(config, run, step, count, unskipped)
     if npz is None:
-        return "\n".join(as_text(batch, step + i, tokenizer) for i, batch in enumerate(found))
+        names = corpus_names(open_corpora(config))
+        return "\n".join(as_text(batch, step + i, tokenizer, names) for i, batch in enumerate(found))
     with whole_file(Path(npz)) as partial, partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **stacked(found))
     return None

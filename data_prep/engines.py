@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from data_prep import shards, sources
+from data_prep.build_settings import Settings
+from data_prep.encoder_choice import takes_fast
 from data_prep.errors import InputError
 from data_prep.storage import Folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
@@ -44,10 +47,10 @@ class Part:
 class Job:
     """What every process of a build needs to know."""
 
-    settings: shards.Settings
+    settings: Settings
     tokenizer_dir: Path | Folder
     units_dir: Path | Folder
-    fast: bool = False  # the faster encoder has been found to agree with the tokenizers library
+    try_fast: bool = False  # take the faster encoder, where it agrees with the tokenizers library
 
 
 def default_workers() -> int:
@@ -77,25 +80,32 @@ def run_local(
     try:
         with _one_thread_a_process():
             if workers <= 1:
+                if job.try_fast:
+                    takes_fast(tokenizer, [group for _, group in todo])
                 for number, group in todo:
                     shards.build_unit(number, group, job.settings, tokenizer, job.units_dir)
                     progress.advance(_size(group))
             else:
-                _run_pool(job, todo, workers, progress)
+                _run_pool(job, tokenizer, todo, workers, progress)
     except KeyboardInterrupt:
         progress.close()
         raise KeyboardInterrupt(f"stopped with {progress.state()}; run the same command again to go on") from None
     progress.close()
 
 
-def _run_pool(job: Job, todo: Sequence[tuple[int, Group]], workers: int, progress: "Progress") -> None:
+def _run_pool(
+    job: Job, tokenizer: Tokenizer, todo: Sequence[tuple[int, Group]], workers: int, progress: "Progress"
+) -> None:
     # Spawned processes: forked ones would inherit the locks of the tokenizer's threads.
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (job,))
     try:
         with _children_ignore_interrupts():
-            sizes = {pool.submit(_work, number, group): _size(group) for number, group in todo}
+            # All processes start with the first thing to do: they get ready while the encoder is looked at here.
+            pool.submit(_ready)
+        fast = job.try_fast and takes_fast(tokenizer, [group for _, group in todo])
+        sizes = {pool.submit(_work, number, group, fast): _size(group) for number, group in todo}
         for future in concurrent.futures.as_completed(sizes):
             future.result()
             progress.advance(sizes[future])
@@ -158,8 +168,10 @@ def _start_worker(job: Job) -> None:
     global _job, _tokenizer
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _job, _tokenizer = job, load_tokenizer(str(job.tokenizer_dir))
-    if job.fast:
-        _tokenizer.encode_faster()
+
+
+def _ready() -> None:
+    pass
 
 
 def _die_with_parent() -> None:
@@ -169,8 +181,15 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _work(number: int, group: Group) -> None:
-    shards.build_unit(number, group, _job.settings, _tokenizer, _job.units_dir)
+def _work(number: int, group: Group, fast: bool) -> None:
+    shards.build_unit(number, group, _job.settings, _tokenizer_with(fast), _job.units_dir)
+
+
+@functools.cache
+def _tokenizer_with(fast: bool) -> Tokenizer:
+    if fast:
+        _tokenizer.encode_faster()
+    return _tokenizer
 
 
 def _size(group: Group) -> int:

@@ -13,7 +13,8 @@ from synthetic import random_split
 
 from bert_jax import checkpoint
 from bert_jax.config import Config, DataConfig, TrainConfig
-from bert_jax.inspect_batches import batches
+from bert_jax.evaluate import evaluate_run
+from bert_jax.inspect_batches import batches, inspect, stacked
 from bert_jax.mixture import describe
 from bert_jax.report import write_report
 from bert_jax.train import _check_size
@@ -70,12 +71,35 @@ def test_the_counts_are_those_of_the_batches_and_no_row_mixes(whole):
     ids = np.array([restored(batch) for batch in found])
     owner = np.isin(ids, list(capitals)).any(2)
     assert (np.isin(ids, list(lower)).any(2) != owner).all()
+    assert np.array_equal(stacked(found)["corpus"], owner)  # the small one, in capitals, is number 1
     tokens = np.array([(batch["segment_ids"] > 0).sum(1) for batch in found])
     line = runs.numbers(whole)[5]
     assert line["step"] == 5
     for i in range(2):
         assert line[f"corpus_rows/corpus.{i}"] == (owner == i).sum()
         assert line[f"corpus_tokens/corpus.{i}"] == tokens[owner == i].sum()
+
+
+def test_inspect_names_the_corpus_of_every_row(whole, tmp_path):
+    said = inspect(None, whole, 3, 1, None)
+    rows = [line for line in said.splitlines() if line.startswith("──")]
+    inspect(None, whole, 3, 1, str(tmp_path / "batch.npz"))
+    numbers = np.load(tmp_path / "batch.npz")["corpus"]
+    assert numbers.shape == (1, 8) and numbers.dtype == np.int32
+    assert [f"row {i}  corpus corpus.{number}  " in rows[i] for i, number in enumerate(numbers[0])] == [True] * 8
+
+
+def test_a_mixture_is_evaluated_where_it_is_held_out(recipe, whole, capsys):
+    large, small = (str(recipe.parent / name / "corpus") for name in ("large", "small"))
+    found = evaluate_run(whole, None, None)
+    said = capsys.readouterr().err.strip()
+    assert small in said and large not in said and said.count("\n") == 0
+    alone = evaluate_run(whole, None, large)
+    assert not capsys.readouterr().err
+    # The unigram model has been counted in all that is trained on.
+    assert found.pop("unigram_mlm_loss") > alone.pop("unigram_mlm_loss") and found == alone
+    with pytest.raises(InputError, match=f"^{small} has no validation split; build with a larger"):
+        evaluate_run(whole, None, small)
 
 
 def restored(batch):

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import FakeTokenizer, random_split
 
-from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig
-from bert_jax.data.load import Loader, Place, Position, RowReader, corpus_weights, validation_batches
+from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, corpus_weights
+from bert_jax.data.load import Loader, Position
 from bert_jax.data.plan import RowSettings, num_blocks, plan_block
+from bert_jax.data.read import Place, RowReader, validation_batches
 from data_prep.errors import InputError
 
 TOKENIZER = FakeTokenizer()
@@ -121,7 +122,7 @@ def test_no_block_is_planned_twice(monkeypatch):
         planned.append((epoch, block))
         return plan_block(split, settings, seed, epoch, block)
 
-    monkeypatch.setattr("bert_jax.data.load.plan_block", counting)
+    monkeypatch.setattr("bert_jax.data.read.plan_block", counting)
     split = random_split(2, documents=60)
     found, position = loader(split, size=200), Position()
     for step in range(6):
@@ -146,7 +147,7 @@ def test_mixture_keeps_the_weights_and_each_corpus_its_own_place():
     for step in range(25):
         before = position
         arrays, position = mixed.batch(position, step, np.arange(40))
-        owner = mixed._owners(step, 40)
+        owner = mixed.owners(step, 40)
         taken += np.bincount(owner, minlength=2)
         for i in range(2):
             alone = RowReader(splits[i], RowSettings.of(data, 32), mixed.readers(0)[i]._seed, TOKENIZER)
@@ -170,7 +171,7 @@ def test_shares_of_rows_converge_to_the_weights(weights, size, first):
     data = dataclasses.replace(DATA, corpus=[{"path": str(i), "weight": w} for i, w in enumerate(weights)])
     splits = [random_split(i, documents=2) for i in range(len(weights))]
     mixed = loader(splits[0], size=size, data=data, more=splits[1:])
-    owners = np.concatenate([mixed._owners(step, size) for step in range(first, first + 200)])
+    owners = np.concatenate([mixed.owners(step, size) for step in range(first, first + 200)])
     counts = np.cumsum(owners[:, None] == np.arange(len(weights)), 0)
     rows = np.arange(1, len(owners) + 1)[:, None]
     assert (np.abs(counts - rows * np.array(weights) / sum(weights)) <= 8).all()
@@ -185,7 +186,7 @@ def test_a_corpus_that_ends_its_epochs_does_not_disturb_the_other():
     rows = np.zeros((2, 2), int)
     tokens = np.zeros((2, 2), int)
     for step in range(30):
-        owner = pairs[0]._owners(step, 16)
+        owner = pairs[0].owners(step, 16)
         found = []
         for i, mixed in enumerate(pairs):
             arrays, positions[i] = mixed.batch(positions[i], step, np.arange(16))
