@@ -20,7 +20,7 @@ from bert_jax.finetune.train import _first_params
 from data_prep.errors import InputError
 from data_prep.tokenizer import load_tokenizer
 
-SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "max_seq_len": 16}
+SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "max_seq_len": 8}
 LABELS = ["O", "B-BAD", "B-GOOD", "I-BAD", "I-GOOD"]
 
 
@@ -79,9 +79,9 @@ def test_it_learns_and_says_what_it_measured(files, tuned, tmp_path, capsys):
     assert result["dev"]["f1"] > 0.95
     assert result["best_epoch"] == 1 + int(np.argmax([epoch["f1"] for epoch in result["epochs"]]))
     card = checkpoint.load_model(workdir).card
-    assert card == {"task": "tagging", "labels": LABELS, "max_seq_len": 16, "tokens_field": "tokens"}
+    assert card == {"task": "tagging", "labels": LABELS, "max_seq_len": 8, "tokens_field": "tokens"}
     answers = predicted(workdir, folder / "dev.conll", tmp_path / "out.jsonl")
-    assert " sentences are longer than 16 tokens" in capsys.readouterr().err
+    assert " sentences are longer than 8 tokens" in capsys.readouterr().err
     truth = [line.split("\n") for line in (folder / "dev.conll").read_text().strip().split("\n\n")]
     assert [answer["words"] for answer in answers] == [[pair.split("\t")[0] for pair in pairs] for pairs in truth]
     measured = entity_metrics(
@@ -132,7 +132,7 @@ def test_labels_that_are_no_entities(files, tmp_path):
         for pairs in tagged(64, 5, 5)
     ]
     path = write_jsonl(tmp_path / "x.jsonl", rows)
-    settings = {**SETTINGS, "max_seq_len": 8, "tokens_field": "words", "tags_field": "pos"}
+    settings = {**SETTINGS, "tokens_field": "words", "tags_field": "pos"}
     result, again = (finetune("tagging", path, path, model, tmp_path / name, **settings) for name in ("a", "b"))
     assert result["dev"]["accuracy"] > 0.95 and "matthews_correlation" in result["dev"]
     assert result == again
