@@ -114,7 +114,7 @@ def tpu_cycles(topology: Topology, batch: int, length: int, heads: int, folder: 
         gradient = jax.ShapeDtypeStruct(gradient.shape, jnp.bfloat16)
         jitted = jax.jit(both, in_shardings=here, out_shardings=here)
         compiled = jitted.lower(wide, gradient, segments, keys).compile()
-        found = operations(_with_estimates(compiled.as_text()), topology.generation.rates)
+        found = operations(_with_estimates(compiled.as_text()), one_core(topology)[0])
         rest = sum(operation.total for operation in found if operation.opcode != "custom-call") / batch
         bundles = kernel_bundles(folder) if heads_a_step else []
         kernels = sum(bundles) * heads / heads_a_step if bundles else 0.0
@@ -212,7 +212,7 @@ def main() -> None:
             os.environ.update(topology.environment)  # before jax meets a device
             os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
             for length in flags.lengths:
-                args = (one_core(topology), flags.tokens // length, length, flags.heads, Path(folder))
+                args = (topology, flags.tokens // length, length, flags.heads, Path(folder))
                 told["tpu_cycles_a_row"][length] = tpu_cycles(*args)
     for length in flags.lengths if flags.cpu_tokens else ():
         seconds = cpu_seconds(flags.cpu_tokens // length, length, flags.heads, flags.rounds)

@@ -28,7 +28,8 @@ import numpy as np
 
 from bert_jax.config import DataConfig
 from bert_jax.data.plan import RowSettings, plan_block
-from data_prep import corpus
+from data_prep import corpus_files
+from data_prep.corpus_split import Split
 from data_prep.files import write_integers
 from data_prep.shard_writer import ShardWriter
 
@@ -78,10 +79,10 @@ def simulate(folder: Path, documents: int, distinct: int) -> Path:
     (out / "index").mkdir(parents=True)
     for shard in range(count):
         origin = folder / f"shard{shard % distinct}-0"
-        os.link(origin.with_suffix(".array_record"), out / corpus.shard_name("train", shard, count))
-        os.link(origin.with_suffix(".safetensors"), out / corpus.index_name("train", shard, count))
+        os.link(origin.with_suffix(".array_record"), out / corpus_files.shard_name("train", shard, count))
+        os.link(origin.with_suffix(".safetensors"), out / corpus_files.index_name("train", shard, count))
     numbers = (np.arange(i, min(i + (1 << 20), documents)) for i in range(0, documents, 1 << 20))
-    write_integers(out / corpus.kept_name("train"), documents, numbers)
+    write_integers(out / corpus_files.kept_name("train"), documents, numbers)
     return out
 
 
@@ -93,7 +94,7 @@ def measure(folder: Path, documents: int, distinct: int, cold: bool) -> dict[str
     entry |= {f"kept_{what}": value for what, value in (("records", documents), ("documents", documents))}
     manifest = {"splits": {"train": entry | {"kept_tokens": tokens}}, "tokenizer": {"vocab_size": VOCAB_SIZE}}
     started = time.perf_counter()
-    split = corpus.Split(folder, manifest, "train")
+    split = Split(folder, manifest, "train")
     opened = time.perf_counter() - started
     settings = RowSettings.of(DataConfig(corpus="simulated"), 128)
     plans, reads, sizes = [], [], []
@@ -130,7 +131,7 @@ def clocks() -> np.ndarray:
 
 def drop_cache(folder: Path, count: int, distinct: int) -> None:
     for shard in range(min(count, distinct)):
-        for name in (corpus.shard_name("train", shard, count), corpus.index_name("train", shard, count)):
+        for name in (corpus_files.shard_name("train", shard, count), corpus_files.index_name("train", shard, count)):
             with open(folder / name, "rb") as stream:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -36,11 +36,12 @@ os.environ |= {
 
 import faulty_program
 import training_runs as runs
+from compiling import QUICK
 
 import bert_jax.train  # imported once: every run is a fork of this process  # noqa: F401
 from bert_jax import checkpoint, cli
 
-os.environ["XLA_FLAGS"] = runs.QUICK
+os.environ["XLA_FLAGS"] = QUICK
 STEPS = {"num_steps=16": "num_steps=60", "num_steps=8": "num_steps=30"}  # more to be killed in
 KILLS_A_RUN = 5
 

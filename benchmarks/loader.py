@@ -45,7 +45,9 @@ from bert_jax.sharding import batch_sharding, make_mesh
 from bert_jax.train import _fill_vocabulary
 from bert_jax.train_state import create_state
 from bert_jax.train_step import make_train_step
-from data_prep.corpus import Corpus, Split, index_name
+from data_prep.corpus import Corpus
+from data_prep.corpus_files import index_name
+from data_prep.corpus_split import Split
 from data_prep.index import pack
 from data_prep.tokenizer import load_tokenizer
 

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from data_prep import index, merge, shards, sources
+from data_prep import index, merge, shards, sources, unit_folder
+from data_prep.build_settings import Settings
 from data_prep.files import write_file
 from data_prep.tokenizer import load_tokenizer
 from data_prep.vocab import train_vocab
@@ -86,16 +87,16 @@ def simulate(folder: Path, arguments: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(folder / "tokenizer")
     (source,) = sources.expand([str(raw)])
     (unit,) = sources.units(source, 1 << 30)
-    settings = shards.Settings(validation_share=0.0)
+    settings = Settings(validation_share=0.0)
     shards.build_unit(0, (unit,), settings, tokenizer, folder / "first")
-    first = shards.unit_dir(folder / "first", 0)
-    summary = json.loads((first / shards.UNIT_JSON).read_bytes())
+    first = unit_folder.unit_dir(folder / "first", 0)
+    summary = json.loads((first / unit_folder.UNIT_JSON).read_bytes())
     columns = {name: np.array(values) for name, values in index.open_columns(first / "train-0.safetensors").items()}
-    linked = [file for file in first.iterdir() if file.name not in (shards.UNIT_JSON, "train-0.safetensors")]
+    linked = [file for file in first.iterdir() if file.name not in (unit_folder.UNIT_JSON, "train-0.safetensors")]
     columns["document"] -= columns["document"][0]
     repeated = draw.integers(0, 1 << 63, 1000, dtype=np.uint64)
     for number in range(arguments.shards):
-        target = shards.unit_dir(folder / "work" / "units", number)
+        target = unit_folder.unit_dir(folder / "work" / "units", number)
         target.mkdir(parents=True)
         for file in linked:
             copy = folder / f"{number // _LINKS}-{file.name}"
@@ -109,13 +110,13 @@ def simulate(folder: Path, arguments: argparse.Namespace) -> None:
         entry = summary["shards"]["train"][0]
         entry["index"] = write_file(target / "train-0.safetensors", index.pack(columns | changed))
         summary["samples"] = [[int(draw.integers(1 << 62)), number, text] for _, _, text in summary["samples"]]
-        (target / shards.UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
+        (target / unit_folder.UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
 
 
 def measure(folder: Path, units: int) -> dict[str, float]:
     """One merge: seconds, what it is of, and the most that it held."""
     tokenizer = load_tokenizer(folder / "tokenizer")
-    settings = shards.Settings(validation_share=0.0).describe()
+    settings = Settings(validation_share=0.0).describe()
     identity = {
         "format_version": 1,
         "settings": settings,

@@ -7,8 +7,9 @@ over the same corpus's pairs, tokenised beforehand, one a row, with transformers
 masks and pads to the longest of a batch), BertForPreTraining with scaled_dot_product_attention, clipping and the fused
 AdamW; eager and compiled, in float32 and under bfloat16 autocast: it counts at its best. Both train MLM and NSP with
 dropout 0.1. What is counted is tokens that are no padding, a second. Contenders take turns of some seconds each, so
-that whatever else the machine does hits all of them; figures are medians of turns. Needs the extra `hf`, and for the
-compiled ones a C++ compiler. Without `--corpus` one of Python's docstrings is built first.
+that whatever else the machine does hits all of them; figures are medians of turns. Beside them the same by seconds of
+the processor (all threads), for machines that are busy otherwise. Needs the extra `hf`, and for the compiled ones a C++
+compiler. Without `--corpus` one of Python's docstrings is built first.
 """
 
 import argparse
@@ -165,26 +166,31 @@ def measure(flags: argparse.Namespace, corpus: Corpus) -> None:
         for _ in range(3):  # compiles, warms up
             next(contender)
         print(f"{name}: ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
-    rates: dict[str, list[float]] = {name: [] for name in steps}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(flags.turns):
         for name, contender in steps.items():
             time.sleep(0.1)  # threads of the one before stop spinning
-            tokens, done, begin = 0, 0, time.perf_counter()
+            tokens, done, begin, used = 0, 0, time.perf_counter(), time.process_time()
             while done < 2 or time.perf_counter() - begin < flags.seconds:
                 tokens += next(contender)
                 done += 1
-            rates[name].append(tokens / (time.perf_counter() - begin))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
+            wall, used = time.perf_counter() - begin, time.process_time() - used
+            rates[name].append((tokens / wall, tokens / used))
+    medians = {name: statistics.median(wall for wall, _ in values) for name, values in rates.items()}
+    by_processor = {name: statistics.median(used for _, used in values) for name, values in rates.items()}
     real = sum(len(example["input_ids"]) for example in data) / (len(data) * flags.seq_len)
     result: dict[str, Any] = {"size": flags.size, "seq_len": flags.seq_len, "rows": flags.rows}
     result |= {"pairs_fill": round(real, 4), "vocabulary": corpus.vocab_size, "tokens_per_second": medians}
+    result["tokens_per_processor_second"] = by_processor
     result["versions"] = {"jax": jax.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
     for name, median in medians.items():
-        print(f"{name:28}{median:10.0f} real tokens a second")
+        print(f"{name:28}{median:10.0f} real tokens a second, {by_processor[name]:8.0f} a second of the processor")
     peers, mine = ([name for name in medians if name.startswith(who)] for who in ("pytorch", "ours"))
     if peers and mine:
         result["peer"] = max(peers, key=medians.__getitem__)
         result["ratio"] = {name: medians[name] / medians[result["peer"]] for name in mine}
+        least = max(by_processor[name] for name in peers)
+        result["ratio_by_processor"] = {name: by_processor[name] / least for name in mine}
         for name in mine:
             print(f"{name} is {result['ratio'][name]:.2f} times as fast as {result['peer']}")
     print(json.dumps(result))

@@ -18,7 +18,6 @@ of that corpus say how many there are a row, packed in ours, a pair a row in the
 """
 
 import argparse
-import dataclasses
 import functools
 import json
 import os
@@ -70,12 +69,12 @@ def recipe(flags: argparse.Namespace, batch: int, layers: int) -> Config:
     return config
 
 
-def one_core(topology: Topology) -> Topology:
-    """The topology with half a chip's rates where a chip has two cores."""
+def one_core(topology: Topology) -> tuple[Rates, int]:
+    """What a core does in a cycle at most, and bytes of its memory: half of a chip's where that has two cores."""
     generation = topology.generation
     cores = generation.cores // generation.devices
-    shares = {"bandwidth": generation.bandwidth / cores, "memory": generation.memory // cores}
-    return dataclasses.replace(topology, generation=dataclasses.replace(generation, **shares))
+    rates = Rates(generation.rates.flops / cores, generation.rates.bytes / cores)
+    return rates, generation.memory // cores
 
 
 def ours(flags: argparse.Namespace, device: Any, batch: int, layers: int) -> Program:
@@ -206,8 +205,7 @@ def main() -> None:
 
     single = topology.generation.cores > topology.generation.devices
     device = absent_devices(topology, single_cores=single)[0]
-    topology = one_core(topology)
-    flags.memory = topology.generation.memory
+    rates, flags.memory = one_core(topology)
     layers, hidden = SIZES[flags.size]
     told: dict[str, Any] = {"size": flags.size, "layers": flags.layers or layers, "hidden": hidden}
     told |= {"seq_len": flags.seq_len, "device": flags.device, "remat": flags.remat, "model": flags.model}
@@ -215,7 +213,7 @@ def main() -> None:
         results = []
         for batch in batches:
             compiling = functools.partial(program, flags, device, batch)
-            results.append(measure(compiling, flags, topology.generation.rates, batch))
+            results.append(measure(compiling, flags, rates, batch))
             print(f"{name}: {json.dumps(results[-1])}", file=sys.stderr, flush=True)
         told[name] = {"best": best(results), "all": results}
     cycles = {name: told[name]["best"]["cycles_per_sequence"] for name in PROGRAMS if told[name]["best"]}

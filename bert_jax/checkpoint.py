@@ -38,7 +38,7 @@ FORMAT_VERSION = 2  # 2 has checksums and, in runs, the ledger
 
 # Of a model's arrays, what is compressed at once and what is kept back for one file: by default Orbax has a copy of all
 # of them, and compressed ones besides, in memory at the same time.
-_CHUNK_BYTES, _FILE_BYTES = 16 * 2**20, 64 * 2**20
+_CHUNK_BYTES, _FILE_BYTES = 64 * 2**20, 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ class SavedModel:
     """A model as it lies in a directory.
 
     `objective` is `nsp`, `sop` or `mlm`, or the task of a fine-tuned model; `params` a nested dict of float32 arrays on
-    the host; `card` the labels and settings of a fine-tuned model, or empty.
+    the host; `card` the labels and settings of a fine-tuned model, or empty; `dtypes` says of which kind each tensor of
+    an imported model was that was not float32 (its Hugging Face name to `float16` or `bfloat16`).
     """
 
     config: ModelConfig
@@ -55,6 +56,7 @@ class SavedModel:
     tokenizer_dir: Path
     step: int
     card: dict[str, Any]
+    dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def quiet_orbax() -> None:
@@ -150,7 +152,7 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
     """
     directory = Path(directory)
     config = read_config(directory)
-    card = read_json(directory / "run.json").get("card", {})
+    run = read_json(directory / "run.json")
     steps = saved_steps(directory)
     if not steps:
         raise InputError(f"{directory} has no finished checkpoint yet; train it first")
@@ -169,7 +171,8 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
         except Exception as error:  # whatever Orbax, TensorStore or the file system says of damaged files
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"{path} cannot be read ({reason[:120]}); choose another with --step") from None
-    return SavedModel(config.model, config.data.objective, params, directory / "tokenizer", step, card)
+    card, dtypes = run.get("card", {}), run.get("dtypes", {})
+    return SavedModel(config.model, config.data.objective, params, directory / "tokenizer", step, card, dtypes)
 
 
 def save_model(directory: str | Path, model: SavedModel) -> None:
@@ -191,7 +194,8 @@ def write_model(directory: Path, model: SavedModel) -> None:
     config = Config(model=model.config)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, objective=model.objective))
     write_json(directory / "config.json", config_json(config))
-    write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card})
+    dtypes = {"dtypes": model.dtypes} if model.dtypes else {}
+    write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card} | dtypes)
     shutil.copytree(model.tokenizer_dir, directory / "tokenizer")
     _write_arrays(directory, model.step, model.params)
     checksums.write(directory / "checkpoints" / str(model.step))

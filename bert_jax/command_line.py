@@ -169,7 +169,12 @@ def build_parser() -> argparse.ArgumentParser:
     to_hf.add_argument("source", help="run (directory or URL), fine-tuned model, or what from-hf wrote")
     to_hf.add_argument("output")
     to_hf.add_argument("--step", type=int, help="checkpoint; the newest unless given")
-    to_hf.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights written")
+    to_hf.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the weights written; auto: those that an imported model came in, float32 once it was trained here",
+    )
     to_hf.add_argument(
         "--max-shard-size", metavar="SIZE", help="of a weights file, as 2GB or 500MB; one file unless given"
     )

@@ -12,8 +12,9 @@ from pathlib import Path
 import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from data_prep import shards
-from data_prep.engines import Group, Job, Progress, takes_fast
+from data_prep import shards, unit_folder
+from data_prep.encoder_choice import takes_fast
+from data_prep.engines import Group, Job, Progress
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 from data_prep.storage import Folder, local_folder
@@ -29,7 +30,7 @@ def run_beam(
     one for a pipeline that ended with an error of its own. Beam's workers must reach the input and `job.units_dir` by
     the same names.
     """
-    job = dataclasses.replace(job, try_fast=takes_fast(job, tokenizer, todo))
+    job = dataclasses.replace(job, try_fast=job.try_fast and takes_fast(tokenizer, [group for _, group in todo]))
     shared = _share(tokenizer, job.units_dir)
     failures = job.units_dir / "failures"
     _failures(failures, forget=True)
@@ -70,7 +71,7 @@ class _BuildUnits(apache_beam.DoFn):
         try:
             shards.build_unit(number, group, self._job.settings, self._tokenizer, self._job.units_dir)
         except InputError as error:
-            _write(self._failures, shards.unit_name(number), str(error).encode())
+            _write(self._failures, unit_folder.unit_name(number), str(error).encode())
         return ()
 
 

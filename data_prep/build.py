@@ -13,10 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep import corpus, engines, merge, places, shards, sources, wiki_text
+from data_prep import engines, merge, places, shards, sources, wiki_text
+from data_prep.build_identity import difference, identity_of
+from data_prep.build_settings import Settings
 from data_prep.errors import Busy, InputError
 from data_prep.files import write_error
-from data_prep.inputs import parse_inputs, reading_difference
+from data_prep.inputs import parse_inputs
 from data_prep.leaks import Exclusions
 from data_prep.storage import local_folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
@@ -79,7 +81,7 @@ def build_corpus(
     size = sum(source.size for source in found)
     with local_folder(tokenizer_dir) as folder:
         tokenizer = load_tokenizer(folder)
-        settings = shards.Settings(
+        settings = Settings(
             inputs=tuple({entry.name: entry.reading for entry in named}.items()),
             validation_share=_default_share(size) if validation_share is None else validation_share,
             on_error=on_error,
@@ -89,7 +91,7 @@ def build_corpus(
             unit_bytes=min(max(size // _UNITS, _SMALLEST_UNIT), _LARGEST_UNIT),
             wiki_converter=_wiki_converter(found),
         )
-        identity = _identity(found, tokenizer, settings)
+        identity = identity_of(found, tokenizer, settings)
         place = places.place(output, identity)
         build = _Build(place, identity, tokenizer, folder, settings, found, run, encoder == "auto")
         try:
@@ -110,7 +112,7 @@ class _Build:
         identity: dict[str, Any],
         tokenizer: Tokenizer,
         tokenizer_dir: Path,
-        settings: shards.Settings,
+        settings: Settings,
         found: Sequence[sources.Source],
         run: engines.Runner,
         try_fast: bool,
@@ -218,11 +220,9 @@ class _Build:
             raise
 
     def _compare(self, there: dict[str, Any], what: str) -> None:
-        difference = _difference(there, self._identity)
-        if difference:
-            raise InputError(
-                f"{what} of other input or settings: {difference}; use the same, another output, or remove it"
-            )
+        other = difference(there, self._identity)
+        if other:
+            raise InputError(f"{what} of other input or settings: {other}; use the same, another output, or remove it")
 
 
 def _engine(name: str, options: Sequence[str], workers: int, part: engines.Part | None) -> engines.Runner:
@@ -270,44 +270,3 @@ def _wiki_converter(found: Sequence[sources.Source]) -> str | None:
 
 def _default_share(size: int) -> float:
     return round(min(max(_VALIDATION_BYTES / max(size, 1), _SMALLEST_SHARE), _LARGEST_SHARE), 4)
-
-
-def _identity(found: Sequence[sources.Source], tokenizer: Tokenizer, settings: shards.Settings) -> dict[str, Any]:
-    """What a corpus is made from, as its manifest has it: without paths, equal on every machine."""
-    return {
-        "format_version": corpus.FORMAT_VERSION,
-        "settings": settings.describe(),
-        "sources": [
-            {"input": source.input, "kind": source.kind, "name": source.name, "bytes": source.size} for source in found
-        ],
-        "tokenizer": {
-            "fingerprint": tokenizer.fingerprint,
-            "kind": tokenizer.kind,
-            "lowercase": tokenizer.lowercase,
-            "vocab_size": tokenizer.vocab_size,
-        },
-    }
-
-
-def _difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
-    """The first thing in which two identities differ, in words."""
-    if there.get("format_version") != here["format_version"]:
-        return f"format version {there.get('format_version')}, now {here['format_version']}"
-    for section in ("settings", "tokenizer"):
-        for name, value in here[section].items():
-            if name == "inputs":
-                difference = reading_difference(there[section].get(name), value)
-                if difference:
-                    return difference
-            elif there[section].get(name) != value:
-                label = name if section == "settings" else f"the tokenizer's {name}"
-                return f"{label} is {there[section].get(name)} there, {value} now"
-    old, new = ([(s.get("input"), s["kind"], s["name"], s["bytes"]) for s in side["sources"]] for side in (there, here))
-    for before, now in zip(old, new, strict=False):
-        if before != now:
-            (input_there, kind_there, *file_there), (input_now, kind_now, *file_now) = before, now
-            words = "input {} ({} bytes) there, {} ({} bytes) now".format(*file_there, *file_now)
-            if file_there == file_now:
-                words = f"{file_now[0]} is of input {input_there} there ({kind_there}), of {input_now} now ({kind_now})"
-            return words
-    return None if len(old) == len(new) else f"{len(old)} input files there, {len(new)} now"

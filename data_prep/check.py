@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import corpus, records
+from data_prep import corpus_files, records
+from data_prep.corpus import Corpus
+from data_prep.corpus_split import Split
 from data_prep.errors import InputError
 from data_prep.files import checksum
 from data_prep.manifest import manifest_bytes, manifest_fingerprint
@@ -23,7 +25,7 @@ def check(path: str | Path) -> tuple[dict[str, Any], str | None]:
     empty. Raises InputError where there is no corpus, or one of a newer format.
     """
     if is_url(path):
-        state = corpus.unfinished(Folder(str(path)))
+        state = corpus_files.unfinished(Folder(str(path)))
         if state:
             return {}, state
         with local_folder(path) as copy:
@@ -33,14 +35,14 @@ def check(path: str | Path) -> tuple[dict[str, Any], str | None]:
                 raise InputError(str(error).replace(str(copy), str(path))) from None
         return report, damage and damage.replace(str(copy), str(path))
     path = Path(path)
-    state = corpus.unfinished(path)
+    state = corpus_files.unfinished(path)
     if state:
         return {}, state
     manifest, damage = _read_manifest(path)
     if damage:
         return {}, damage
     # Refuses a newer format; the manifest is whole.
-    opened = corpus.Corpus.open(path)
+    opened = Corpus.open(path)
     splits = manifest["splits"]
     report = {
         "fingerprint": opened.fingerprint,
@@ -55,12 +57,12 @@ def check(path: str | Path) -> tuple[dict[str, Any], str | None]:
 
 
 def _read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
-    file = path / corpus.MANIFEST
+    file = path / corpus_files.MANIFEST
     if not file.is_file():
         # Shards without a manifest are a corpus that lost it.
         if (path / "index").is_dir() and (path / "features.json").is_file():
             return {}, f"{file}: the file is missing"
-        raise InputError(f"{path} is no corpus (it has no {corpus.MANIFEST}); make one with: bert-jax build")
+        raise InputError(f"{path} is no corpus (it has no {corpus_files.MANIFEST}); make one with: bert-jax build")
     raw = file.read_bytes()
     try:
         manifest = json.loads(raw)
@@ -79,18 +81,18 @@ def _damages(path: Path, manifest: dict[str, Any]) -> Iterator[str]:
             yield f"{path / name}: the file is missing"
         elif checksum(path / name) != expected[name]:
             yield f"{path / name}: the file is damaged (its checksum is not the manifest's)"
-    for name in sorted(present - set(expected) - {corpus.MANIFEST}):
+    for name in sorted(present - set(expected) - {corpus_files.MANIFEST}):
         yield f"{path / name}: the file is no part of the corpus"
-    for name in corpus.SPLITS:
+    for name in corpus_files.SPLITS:
         yield from _disagreements(path, manifest, name)
 
 
 def _disagreements(path: Path, manifest: dict[str, Any], name: str) -> Iterator[str]:
     """Records that are not what the index says. Only a fault of the program that wrote both can make them."""
-    split = corpus.Split(path, manifest, name)
+    split = Split(path, manifest, name)
     vocab_size = manifest["tokenizer"]["vocab_size"]
     for shard, entry in enumerate(manifest["splits"][name]["shards"]):
-        file = path / corpus.shard_name(name, shard, split.num_shards)
+        file = path / corpus_files.shard_name(name, shard, split.num_shards)
         columns = split.columns(shard)
         raw_records = split.raw_records(shard)
         if len(raw_records) != entry["records"] or len(columns["document"]) != entry["records"]:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from data_prep import shards, sources
+from data_prep.build_settings import Settings
+from data_prep.encoder_choice import takes_fast
 from data_prep.errors import InputError
 from data_prep.storage import Folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
@@ -45,7 +47,7 @@ class Part:
 class Job:
     """What every process of a build needs to know."""
 
-    settings: shards.Settings
+    settings: Settings
     tokenizer_dir: Path | Folder
     units_dir: Path | Folder
     try_fast: bool = False  # take the faster encoder, where it agrees with the tokenizers library
@@ -54,13 +56,6 @@ class Job:
 def default_workers() -> int:
     """As many processes as this one may use cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def takes_fast(job: Job, tokenizer: Tokenizer, todo: Sequence[tuple[int, Group]]) -> bool:
-    """Whether a job's units are to get the faster encoder, which then `tokenizer` has too: if it is wanted and gives
-    the right ids on a sample of them.
-    """
-    return job.try_fast and tokenizer.encode_faster(shards.sample_texts([group for _, group in todo]))
 
 
 class Runner(Protocol):
@@ -85,7 +80,8 @@ def run_local(
     try:
         with _one_thread_a_process():
             if workers <= 1:
-                takes_fast(job, tokenizer, todo)
+                if job.try_fast:
+                    takes_fast(tokenizer, [group for _, group in todo])
                 for number, group in todo:
                     shards.build_unit(number, group, job.settings, tokenizer, job.units_dir)
                     progress.advance(_size(group))
@@ -108,7 +104,7 @@ def _run_pool(
         with _children_ignore_interrupts():
             # All processes start with the first thing to do: they get ready while the encoder is looked at here.
             pool.submit(_ready)
-        fast = takes_fast(job, tokenizer, todo)
+        fast = job.try_fast and takes_fast(tokenizer, [group for _, group in todo])
         sizes = {pool.submit(_work, number, group, fast): _size(group) for number, group in todo}
         for future in concurrent.futures.as_completed(sizes):
             future.result()

@@ -1,11 +1,12 @@
-"""The first entry of each 64-bit hash, of any number of entries, in memory that does not grow with them.
+"""Entries with the same 64-bit hash brought together, or the first of them, of any number of entries, in memory that
+does not grow with them.
 
 Entries are spread over files by the highest bits of their hashes, which are even: what is equal falls into one file.
 A file that is still too large is spread again by the next bits.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,31 @@ def first_entries(
         scratch: a folder that is made, filled with all entries, and emptied as the pieces are taken.
         at_once: entries that memory holds.
     """
-    return _spread(chunks, count, scratch, at_once, _HASH_BITS)
+    return _spread(chunks, count, scratch, at_once, _HASH_BITS, _first)
+
+
+def entries_by_hash(
+    chunks: Iterable[np.ndarray], count: int, scratch: Path, at_once: int = AT_ONCE
+) -> Iterator[np.ndarray]:
+    """All entries, in pieces ordered by hash, each with all entries of its hashes, which are in the order of the input.
+
+    Arguments as of `first_entries`; but memory also holds all entries of one hash, however many.
+    """
+    return _spread(chunks, count, scratch, at_once, _HASH_BITS, _by_hash)
 
 
 def _spread(
-    chunks: Iterable[np.ndarray], count: int, scratch: Path, at_once: int, bits_left: int
+    chunks: Iterable[np.ndarray],
+    count: int,
+    scratch: Path,
+    at_once: int,
+    bits_left: int,
+    ordered: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[np.ndarray]:
     if count <= at_once or not bits_left:
         gathered = list(chunks)
         if gathered:
-            yield _first(np.concatenate(gathered))
+            yield ordered(np.concatenate(gathered))
         return
     bits = min((count // at_once).bit_length(), _FAN_OUT_BITS, bits_left)
     shift = np.uint64(bits_left - bits)
@@ -46,8 +62,8 @@ def _spread(
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(open(file, "wb")) for file in files]
         for chunk in _pieces(chunks, at_once):
-            # What is equal within a piece is gone here, so many equal entries do not make a large file.
-            found, dtype = _first(chunk), chunk.dtype
+            # Of the first of each, what is equal within a piece is gone here: many equal entries make no large file.
+            found, dtype = ordered(chunk), chunk.dtype
             bucket = (found["hash"] >> shift) & np.uint64((1 << bits) - 1)
             borders = np.searchsorted(bucket, np.arange(len(files) + 1, dtype=np.uint64)).tolist()
             for i, stream in enumerate(streams):
@@ -59,18 +75,22 @@ def _spread(
             assert dtype is not None
             # Sizes scatter a little around at_once.
             left = bits_left - bits if size > 2 * at_once else 0
-            yield from _spread(_read(file, dtype, at_once), size, file.with_suffix(".d"), at_once, left)
+            yield from _spread(read_entries(file, dtype, at_once), size, file.with_suffix(".d"), at_once, left, ordered)
         file.unlink()
     scratch.rmdir()
 
 
+def _by_hash(entries: np.ndarray) -> np.ndarray:
+    return entries[np.argsort(entries["hash"], kind="stable")]
+
+
 def _first(entries: np.ndarray) -> np.ndarray:
     """The first of equal entries, by ascending hash."""
-    order = np.argsort(entries["hash"], kind="stable")
-    hashes = entries["hash"][order]
+    entries = _by_hash(entries)
+    hashes = entries["hash"]
     new = np.ones(len(hashes), bool)
     np.not_equal(hashes[1:], hashes[:-1], out=new[1:])
-    return entries[order[new]]
+    return entries[new]
 
 
 def _pieces(chunks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
@@ -88,7 +108,8 @@ def _pieces(chunks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
         yield np.concatenate(waiting)
 
 
-def _read(file: Path, dtype: np.dtype, size: int) -> Iterator[np.ndarray]:
+def read_entries(file: Path, dtype: np.dtype, size: int) -> Iterator[np.ndarray]:
+    """The entries of a file, at most `size` at once."""
     with open(file, "rb") as stream:
         while raw := stream.read(size * dtype.itemsize):
             yield np.frombuffer(raw, dtype)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import audit, corpus, leaks, moves, records, shards
+from data_prep import audit, corpus, corpus_files, leaks, moves, records, unit_folder
 from data_prep.equal_texts import kept_records
 from data_prep.errors import InputError
 from data_prep.files import array_bytes, write_file, write_integers
@@ -64,18 +64,20 @@ def merge(
     near, near_account = None, None
     if settings["near_duplicates"] is not None:
         beginnings = Beginnings(by_split, indices, read, tokenizer)
-        near, near_account = find_near_duplicates(indices, kept, settings["near_duplicates"], beginnings)
+        near, near_account = find_near_duplicates(indices, kept, settings["near_duplicates"], beginnings, scratch)
         for split, dropped in near.items():
             kept[split][dropped] = False
     unknown, made = 0, {}
     for split, table in by_split.items():
         counts = token_counts(units_dir, tokenizer.vocab_size, split, table, indices[split], kept[split], read)
         unknown += int(counts[tokenizer.unk_id])
-        name = corpus.kept_name(split)
+        name = corpus_files.kept_name(split)
         made[name] = write_integers(partial / name, int(np.count_nonzero(kept[split])), _numbers(kept[split]))
-        name = corpus.token_counts_name(split)
+        name = corpus_files.token_counts_name(split)
         made[name] = write_file(partial / name, array_bytes(counts))
-    facts = KeptFacts([shards.unit_dir(units_dir, number) for number in range(units)], summaries.documents, scratch)
+    facts = KeptFacts(
+        [unit_folder.unit_dir(units_dir, number) for number in range(units)], summaries.documents, scratch
+    )
     account = audit.summarise(indices, summaries, facts, kept, near, unknown)
     if near_account is not None:
         account["near_duplicates"] = near_account
@@ -97,10 +99,10 @@ def merge(
         "files": dict(_shard_files(by_split)) | made,
     }
     manifest["fingerprint"] = manifest_fingerprint(manifest)
-    written = units_dir / corpus.MANIFEST
+    written = units_dir / corpus_files.MANIFEST
     with open(written, "w") as stream:
         stream.writelines(manifest_lines(manifest))
-    os.replace(written, partial / corpus.MANIFEST)
+    os.replace(written, partial / corpus_files.MANIFEST)
     return manifest
 
 
@@ -134,8 +136,8 @@ def _shard_files(by_split: dict[str, ShardTable]) -> Iterator[tuple[str, dict[st
     """Name and checksum of every shard and index."""
     for split, table in by_split.items():
         for shard in range(len(table)):
-            yield corpus.shard_name(split, shard, len(table)), table.checksum(shard, "shard")
-            yield corpus.index_name(split, shard, len(table)), table.checksum(shard, "index")
+            yield corpus_files.shard_name(split, shard, len(table)), table.checksum(shard, "shard")
+            yield corpus_files.index_name(split, shard, len(table)), table.checksum(shard, "index")
 
 
 def _dataset_info(by_split: dict[str, ShardTable]) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def _dataset_info(by_split: dict[str, ShardTable]) -> dict[str, Any]:
         if len(table)
     ]
     return {
-        "name": corpus.DATASET_NAME,
+        "name": corpus_files.DATASET_NAME,
         "version": f"{corpus.FORMAT_VERSION}.0.0",
         "fileFormat": "array_record",
         "description": "Tokenised documents for pretraining. Duplicates are among them: index/SPLIT.kept.npy "

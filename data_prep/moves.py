@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep import corpus
+from data_prep import corpus_files
 from data_prep.errors import InputError
 from data_prep.unit_summaries import ShardTable
 
@@ -29,9 +29,9 @@ def planned_moves(by_split: Mapping[str, ShardTable]) -> Iterator[Move]:
         for shard in range(len(table)):
             origin, count = table.origin(shard), len(table)
             size = table.checksum(shard, "shard")["bytes"]
-            yield Move(f"{origin}.array_record", corpus.shard_name(split, shard, count), size)
+            yield Move(f"{origin}.array_record", corpus_files.shard_name(split, shard, count), size)
             size = table.checksum(shard, "index")["bytes"]
-            yield Move(f"{origin}.safetensors", corpus.index_name(split, shard, count), size)
+            yield Move(f"{origin}.safetensors", corpus_files.index_name(split, shard, count), size)
 
 
 class Renamer:

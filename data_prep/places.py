@@ -16,9 +16,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep import corpus, shards
+from data_prep import corpus_files, unit_folder
 from data_prep import merge as merging
 from data_prep import moves as moving
+from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.lease import Lease
 from data_prep.lock import BuildLock
@@ -102,7 +103,7 @@ class FolderPlace:
     """A folder of this machine, or one that several machines mount."""
 
     def __init__(self, output: Path):
-        self.output, self.partial = output, corpus.partial_path(output)
+        self.output, self.partial = output, corpus_files.partial_path(output)
         self.units_dir = self.partial / _UNITS
 
     def alone(self) -> AbstractContextManager[Any]:
@@ -119,13 +120,13 @@ class FolderPlace:
         """See Place."""
         if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
             return None
-        if not (self.output / corpus.MANIFEST).is_file():
+        if not (self.output / corpus_files.MANIFEST).is_file():
             raise InputError(f"{self.output} exists and is no corpus; choose another output or remove it")
-        return corpus.Corpus.open(self.output).manifest
+        return Corpus.open(self.output).manifest
 
     def merged(self) -> dict[str, Any] | None:
         """See Place."""
-        file = self.partial / corpus.MANIFEST
+        file = self.partial / corpus_files.MANIFEST
         return _parse(file.read_bytes(), str(file), str(self.partial)) if file.exists() else None
 
     def state(self, identity: dict[str, Any]) -> dict[str, Any]:
@@ -141,12 +142,12 @@ class FolderPlace:
     def done(self) -> set[int]:
         """See Place."""
         # A unit whose shards have been moved by a merge that was broken off is finished too.
-        names = (file.parent.name for file in self.units_dir.glob("*/" + shards.UNIT_JSON))
+        names = (file.parent.name for file in self.units_dir.glob("*/" + unit_folder.UNIT_JSON))
         return {int(name) for name in names if name.isdecimal()}
 
     def tidy(self) -> None:
         """See Place."""
-        if not self.done() and not (self.partial / corpus.MANIFEST).exists():
+        if not self.done() and not (self.partial / corpus_files.MANIFEST).exists():
             self.discard()
         for scratch in self.units_dir.glob("tmp-*"):
             shutil.rmtree(scratch, ignore_errors=True)
@@ -185,7 +186,7 @@ class StorePlace:
 
     def manifest(self) -> dict[str, Any] | None:
         """See Place. Shards without a manifest are what a merge left that was broken off."""
-        content = self.output.read(corpus.MANIFEST)
+        content = self.output.read(corpus_files.MANIFEST)
         if content is None:
             foreign = sorted(name for name in self.output.sizes() if not _is_corpus_file(name))
             if foreign:
@@ -193,7 +194,7 @@ class StorePlace:
                     f"{self.output} is no corpus and holds other objects ({foreign[0]}); choose another output"
                 )
             return None
-        return _parse(content, f"{self.output}/{corpus.MANIFEST}", str(self.output))
+        return _parse(content, f"{self.output}/{corpus_files.MANIFEST}", str(self.output))
 
     def merged(self) -> dict[str, Any] | None:
         """See Place: on a store a whole corpus is visible."""
@@ -209,12 +210,12 @@ class StorePlace:
     def done(self) -> set[int]:
         """See Place."""
         pairs = (name.split("/") for name in self.units_dir.sizes())
-        return {int(pair[0]) for pair in pairs if len(pair) == 2 and pair[1] == shards.UNIT_JSON}
+        return {int(pair[0]) for pair in pairs if len(pair) == 2 and pair[1] == unit_folder.UNIT_JSON}
 
     def tidy(self) -> None:
         """See Place."""
         # Of whatever settings: what others have finished is not ours to remove.
-        if not any(name.endswith("/" + shards.UNIT_JSON) for name in self.partial.sizes()):
+        if not any(name.endswith("/" + unit_folder.UNIT_JSON) for name in self.partial.sizes()):
             self.discard()
 
     def discard(self) -> None:
@@ -244,9 +245,9 @@ class StorePlace:
             for name, entry in manifest["files"].items():
                 if present.get(name) != entry["bytes"]:
                     raise InputError(f"{self.output}/{name} has not arrived whole; run the same command again")
-            stray = [name for name in present if name not in manifest["files"] and name != corpus.MANIFEST]
+            stray = [name for name in present if name not in manifest["files"] and name != corpus_files.MANIFEST]
             self.output.remove(stray)
-            self.output.write(corpus.MANIFEST, (made / corpus.MANIFEST).read_bytes())
+            self.output.write(corpus_files.MANIFEST, (made / corpus_files.MANIFEST).read_bytes())
         self.discard()
         return manifest
 
@@ -287,7 +288,7 @@ def _is_from_a_unit(name: str) -> bool:
 
 def _is_corpus_file(name: str) -> bool:
     known = name in ("features.json", "dataset_info.json") or name.startswith(("index/", "tokenizer/"))
-    return known or name.startswith(f"{corpus.DATASET_NAME}-")
+    return known or name.startswith(f"{corpus_files.DATASET_NAME}-")
 
 
 def _parse(content: bytes, where: str, folder: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import corpus, records
+from data_prep import corpus_files, records
+from data_prep.corpus_split import open_shard, read_shard
 from data_prep.index import open_columns
 from data_prep.tokenizer import Tokenizer
 from data_prep.unit_summaries import ShardTable
@@ -29,7 +30,7 @@ class Indices(Sequence[Path]):
     def __getitem__(self, shard):  # type: ignore[no-untyped-def]
         if not 0 <= shard < self._count:
             raise IndexError(shard)
-        return self._folder / corpus.index_name(self._split, shard, self._count)
+        return self._folder / corpus_files.index_name(self._split, shard, self._count)
 
 
 def token_counts(
@@ -50,19 +51,19 @@ def token_counts(
         begin, end = end, end + size
         left_out = np.flatnonzero(~kept[begin:end])
         if len(left_out):
-            file = shard_file(corpus.shard_name(split, shard, len(table)))
+            file = shard_file(corpus_files.shard_name(split, shard, len(table)))
             counts -= _counted(file, open_columns(indices[shard])["token_offsets"], left_out, vocab_size)
     return counts
 
 
 def _counted(file: Path, token_offsets: np.ndarray, local: np.ndarray, vocab_size: int) -> np.ndarray:
     """int64 [vocab_size]: how often each token stands in some records of a shard."""
-    reader, dtype = corpus.open_shard(file), records.token_dtype(vocab_size)
+    reader, dtype = open_shard(file), records.token_dtype(vocab_size)
     counts = np.zeros(vocab_size, np.int64)
     for begin in range(0, len(local), _READ_RECORDS):
         chosen = local[begin : begin + _READ_RECORDS]
         sizes = (token_offsets[chosen + 1] - token_offsets[chosen]).tolist()
-        raw = corpus.read_shard(reader, file, chosen)
+        raw = read_shard(reader, file, chosen)
         tokens = [records.last_tokens(content, size, dtype) for content, size in zip(raw, sizes, strict=True)]
         counts += np.bincount(np.concatenate(tokens), minlength=vocab_size)
     return counts
@@ -88,9 +89,9 @@ class Beginnings:
         borders = self._borders[split]
         shard = int(np.searchsorted(borders, record, side="right")) - 1
         local = record - int(borders[shard])
-        file = self._shard_file(corpus.shard_name(split, shard, len(self._indices[split])))
+        file = self._shard_file(corpus_files.shard_name(split, shard, len(self._indices[split])))
         offsets = open_columns(self._indices[split][shard])["token_offsets"]
-        (raw,) = corpus.read_shard(corpus.open_shard(file), file, np.array([local]))
+        (raw,) = read_shard(open_shard(file), file, np.array([local]))
         size = int(offsets[local + 1] - offsets[local])
         tokens = records.last_tokens(raw, size, records.token_dtype(self._tokenizer.vocab_size))
         return self._tokenizer.decode(tokens[:_BEGINNING_TOKENS])

@@ -1,74 +1,35 @@
-"""A group of work units becomes shards: a pure function of the input, the tokenizer and the settings.
+"""A group of work units becomes shards: a pure function of the input, the tokenizer and the settings."""
 
-A group's folder holds, for each split that got documents, `SPLIT-k.array_record` and its index `SPLIT-k.safetensors`
-for k = 0, 1, ... (mostly one), `SPLIT.token_counts.npy`, facts of its documents (data_prep.document_facts), and
-`unit.json` with counts and checksums. It appears by one rename, so it is whole or absent. What depends on other units
-(duplicates, the place of a shard among all) is left to the merge. In an object store there is no rename, and unit.json,
-put there last, makes it.
-"""
-
-import contextlib
-import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data_prep import minhash, records, segment, sources
-from data_prep.corpus import SPLITS
+from data_prep import minhash, records, segment, sources, unit_folder
+from data_prep.build_settings import Settings
+from data_prep.corpus_files import SPLITS
 from data_prep.document_facts import FactsWriter
 from data_prep.errors import InputError
 from data_prep.files import write_error
-from data_prep.inputs import DEFAULT_READING, UNNAMED, Reading
-from data_prep.leaks import REASON, Exclusions, LeakCounter
+from data_prep.inputs import Reading
+from data_prep.leaks import REASON, LeakCounter
+from data_prep.record_pieces import cut_sentences, group_sentences
 from data_prep.shard_writer import ShardWriter
 from data_prep.storage import Folder
 from data_prep.tokenizer import Tokenizer
 
-UNIT_JSON = "unit.json"
 # Text that goes through the tokenizer in one call, in characters.
 _BATCH_CHARACTERS = 1 << 19
-# Where two encoders are compared before the build.
-_SAMPLED_GROUPS, _SAMPLED_CHARACTERS = 8, 1 << 14
 _SAMPLES = 20
 _SAMPLE_CHARACTERS = 300
 _HASHES = 1 << 64
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What determines the content of a corpus besides its input and its tokenizer."""
-
-    # Name and reading of every input, in order; the files of each are among the manifest's sources.
-    inputs: tuple[tuple[str, Reading], ...] = ((UNNAMED, DEFAULT_READING),)
-    validation_share: float = 0.01  # of the documents, chosen by the hash of their text
-    on_error: str = "fail"  # or "drop": what becomes of input that cannot be read
-    keep_duplicates: bool = False
-    near_duplicates: float | None = None  # the similarity of texts from which on all but the first are dropped
-    exclusions: Exclusions | None = field(default=None, repr=False)  # passages that no document may hold
-    record_tokens: int = 16384  # longer documents are cut into several records
-    unit_bytes: int = 4 << 20  # raw input a unit
-    segmenter: str = segment.SEGMENTER
-    wiki_converter: str | None = None  # where there are wiki dumps
-
-    def describe(self) -> dict[str, Any]:
-        """The settings as JSON."""
-        described = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        exclusions = described.pop("exclusions")
-        return described | {
-            "inputs": {name: dataclasses.asdict(reading) for name, reading in self.inputs},
-            "exclude": exclusions.files if exclusions else None,
-        }
 
 
 def text_hash(text: str) -> int:
@@ -104,40 +65,14 @@ def build_unit(
         scratch.mkdir(parents=True)
         _Unit(number, settings, tokenizer, scratch).run(parts)
         if isinstance(units_dir, Path):
-            _rename(scratch, unit_dir(units_dir, number))
+            unit_folder.rename(scratch, unit_folder.unit_dir(units_dir, number))
         else:
-            _upload(scratch, units_dir / unit_name(number))
+            unit_folder.upload(scratch, units_dir / unit_folder.unit_name(number))
     except OSError as error:
-        target = unit_dir(units_dir, number) if isinstance(units_dir, Path) else scratch
+        target = unit_folder.unit_dir(units_dir, number) if isinstance(units_dir, Path) else scratch
         raise write_error(target, error) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _rename(scratch: Path, target: Path) -> None:
-    try:
-        os.rename(scratch, target)
-    except OSError:
-        # Somebody else was faster with the same bytes.
-        if not (target / UNIT_JSON).exists():
-            raise
-
-
-def _upload(scratch: Path, target: Folder) -> None:
-    """unit.json last: with it the unit is there."""
-    names = sorted(file.name for file in scratch.iterdir() if file.name != UNIT_JSON)
-    target.upload([(scratch / name, name) for name in names])
-    target.write(UNIT_JSON, (scratch / UNIT_JSON).read_bytes())
-
-
-def unit_name(number: int) -> str:
-    """The name of a unit's folder."""
-    return f"{number:06d}"
-
-
-def unit_dir(units_dir: Path, number: int) -> Path:
-    """The folder of a unit."""
-    return units_dir / unit_name(number)
 
 
 class _Unit:
@@ -179,7 +114,7 @@ class _Unit:
             "shards": {split: writer.finish() for split, writer in self._shards.items()},
         }
         self._facts.write(self._folder)
-        (self._folder / UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
+        (self._folder / unit_folder.UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
 
     def _add(self, documents: list[sources.Document], reading: Reading, dropped: Counter[str]) -> None:
         """Sentences, tokens and records of a batch of documents."""
@@ -283,56 +218,3 @@ def _batches(part: sources.Unit, on_error: str, dropped: Counter[str]) -> Iterat
         raise InputError(f"{part.path}: cannot be read ({error.strerror or error})") from None
     if batch:
         yield batch
-
-
-def sample_texts(groups: Sequence[Sequence[sources.Unit]]) -> list[str]:
-    """Paragraphs from the beginnings of a few groups all over the input, about 100,000 characters in all."""
-    texts: list[str] = []
-    for parts in groups[:: -(-len(groups) // _SAMPLED_GROUPS)]:
-        size = 0
-        # What cannot be read is left out here: the unit itself will say so.
-        with contextlib.suppress(OSError):
-            for item in sources.read(parts[0], "drop"):
-                if isinstance(item, sources.Document):
-                    texts += item.text[:_SAMPLED_CHARACTERS].split("\n")
-                    size += len(item.text)
-                    if size >= _SAMPLED_CHARACTERS:
-                        break
-    return texts
-
-
-def cut_sentences(lengths: np.ndarray, word_starts: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
-    """Cuts sentences of more than `limit` tokens: each piece ends before the last word start that fits, or at the
-    limit.
-
-    `lengths` int [n], `word_starts` bool [total], in which the first token of every new piece is marked. Returns the
-    lengths of all pieces and the number of sentences that were cut.
-    """
-    if len(lengths) == 0 or lengths.max() <= limit:
-        return lengths, 0
-    pieces, cut, begin = [], 0, 0
-    for length in lengths.tolist():
-        end = begin + length
-        cut += length > limit
-        while end - begin > limit:
-            borders = np.flatnonzero(word_starts[begin + 1 : begin + limit + 1])
-            size = int(borders[-1]) + 1 if len(borders) else limit
-            pieces.append(size)
-            begin += size
-            word_starts[begin] = True
-        pieces.append(end - begin)
-        begin = end
-    return np.array(pieces, lengths.dtype), cut
-
-
-def group_sentences(lengths: np.ndarray, limit: int) -> list[np.ndarray]:
-    """Consecutive sentences in groups of at most `limit` tokens, each as long as can be. No sentence is longer than
-    that."""
-    ends = np.cumsum(lengths)
-    groups, begin = [], 0
-    while begin < len(lengths):
-        done = int(ends[begin - 1]) if begin else 0
-        end = int(np.searchsorted(ends, done + limit, side="right"))
-        groups.append(lengths[begin:end])
-        begin = end
-    return groups

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.corpus import SPLITS
+from data_prep.corpus_files import SPLITS
 from data_prep.errors import InputError
-from data_prep.shards import UNIT_JSON, unit_dir, unit_name
+from data_prep.unit_folder import UNIT_JSON, unit_dir, unit_name
 
 # What the manifest says of a shard, and of which files it has the checksums.
 COUNTED = ("records", "documents", "sentences", "tokens")

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from data_prep.corpus import RecordIndex
+from data_prep.corpus_split import RecordIndex
 
 
 @dataclasses.dataclass

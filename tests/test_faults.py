@@ -27,7 +27,7 @@ KILLED = -signal.SIGKILL
 def train(recipe, workdir, *overrides, fault=None, **environment):
     if fault is not None:
         environment["FAULT"] = json.dumps(fault)
-    return runs.train(recipe, workdir, *overrides, XLA_FLAGS=runs.QUICK, **environment)
+    return runs.train(recipe, workdir, *overrides, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_full_disk_in_the_midst_of_a_save_leaves_the_last_checkpoint(recipe, w
     run = tmp_path / "run"
     assert train(recipe, run, fault={"where": "step", "nth": 6, "what": "kill"})[0] == KILLED
     before = checkpoint.saved_steps(run)
-    process = runs.start(recipe, run, XLA_FLAGS=runs.QUICK)
+    process = runs.start(recipe, run)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
     code, said = runs.finish(process)
     assert code == 75 and "is full" in said and f"checkpoint {before[-1]} is the last good one" in said, said
@@ -170,7 +170,7 @@ def test_a_hang_ends_with_75_and_names_step_and_stage(recipe, tmp_path):
 
 
 def test_a_signal_in_the_first_seconds_ends_with_75_too(recipe, tmp_path):
-    process = runs.start(recipe, tmp_path / "run", XLA_FLAGS=runs.QUICK)
+    process = runs.start(recipe, tmp_path / "run")
     while not (tmp_path / "run" / "config.json").exists():
         assert process.poll() is None
         try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from bert_jax.data import keyed
 from bert_jax.data.settings import IGNORED, Draw, RowSettings
-from data_prep.corpus import RecordIndex
+from data_prep.corpus_split import RecordIndex
 
 _DONOR_TRIES = 16
 

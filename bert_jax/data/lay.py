@@ -3,7 +3,7 @@
 import numpy as np
 
 from bert_jax.data.plan import IGNORED, BlockPlan, RowSettings, inner_borders
-from data_prep.corpus import ranges
+from data_prep.corpus_split import ranges
 from data_prep.tokenizer import Tokenizer
 
 Arrays = dict[str, np.ndarray]

@@ -13,14 +13,14 @@ import numpy as np
 from bert_jax.data import keyed
 from bert_jax.data.examples import Examples, Pieces, distinct_borders, draw_negatives, gather, gather_across, swap
 from bert_jax.data.settings import IGNORED, Draw, RowSettings
-from data_prep.corpus import RecordIndex
+from data_prep.corpus_split import RecordIndex
 from data_prep.errors import InputError
 
 __all__ = ["IGNORED", "BlockPlan", "RowSettings", "SplitIndex", "inner_borders", "num_blocks", "pack", "plan_block"]
 
 
 class SplitIndex(Protocol):
-    """What the sampler needs of a corpus's split (`data_prep.corpus.Split` has it)."""
+    """What the sampler needs of a corpus's split (`data_prep.corpus_split.Split` has it)."""
 
     num_kept: int
     kept_tokens: int

@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.data.lay import Arrays, empty_rows, lay_tokens
 from bert_jax.data.plan import BlockPlan, RowSettings, num_blocks, plan_block
-from data_prep.corpus import Split, ranges
+from data_prep.corpus_split import Split, ranges
 from data_prep.tokenizer import Tokenizer
 
 PLAN_AHEAD = 2  # blocks planned beside the one at hand, in as many threads: every host plans the rows of all hosts

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_corpora import make_tokenizer, many_texts, tree, write_jsonl
 
-from data_prep import check, corpus, files, index, records
+from data_prep import check, corpus, corpus_files, files, index, records
 from data_prep.build import build_corpus
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
@@ -105,7 +105,7 @@ def test_any_change_of_any_file_is_found(built, tmp_path_factory, data):
 
 
 def test_white_space_in_the_manifest_is_damage(copy):
-    file = copy / corpus.MANIFEST
+    file = copy / corpus_files.MANIFEST
     file.write_bytes(file.read_bytes() + b"\n")
     assert "manifest.json: the file is damaged" in check.check(copy)[1]
 
@@ -126,12 +126,12 @@ def rewrite(path, name, raw):
     manifest = Corpus.open(path).manifest
     manifest["files"][name] = files.write_file(path / name, raw)
     manifest["fingerprint"] = manifest_fingerprint(manifest)
-    (path / corpus.MANIFEST).write_bytes(manifest_bytes(manifest))
+    (path / corpus_files.MANIFEST).write_bytes(manifest_bytes(manifest))
 
 
 @pytest.mark.parametrize("column", ["document", "first", "sentence_lengths", "word_starts", "record_ends"])
 def test_index_that_contradicts_its_shard(copy, column):
-    name = corpus.index_name("train", 0, 1)
+    name = corpus_files.index_name("train", 0, 1)
     columns = {key: np.array(values) for key, values in index.open_columns(copy / name).items()}
     rewrite(copy, name, index.pack(columns))
     assert check.check(copy)[1] is None
@@ -148,7 +148,7 @@ def test_token_beyond_the_vocabulary(copy):
     stored = split.raw_records(0)
     record = records.decode(stored[3])
     stored[3] = records.encode(record._replace(tokens=b"\xff\xff" + record.tokens[2:]))
-    name = corpus.shard_name("train", 0, 1)
+    name = corpus_files.shard_name("train", 0, 1)
     writer = array_record_module.ArrayRecordWriter(str(copy / name), "group_size:1,uncompressed")
     for raw in stored:
         writer.write(raw)
@@ -165,6 +165,6 @@ def test_unfinished_none_and_newer(copy, tmp_path):
     assert "unfinished" in check.check(tmp_path / "half.partial")[1]
     manifest = {**Corpus.open(copy).manifest, "format_version": corpus.FORMAT_VERSION + 1}
     manifest["fingerprint"] = manifest_fingerprint(manifest)
-    (copy / corpus.MANIFEST).write_bytes(manifest_bytes(manifest))
+    (copy / corpus_files.MANIFEST).write_bytes(manifest_bytes(manifest))
     with pytest.raises(InputError, match="upgrade"):
         check.check(copy)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpora import make_tokenizer, many_texts, start_script, tree, write_jsonl
 
-from data_prep import build, corpus, merge, shards
+from data_prep import build, corpus_files, merge, record_pieces, shards
 from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
@@ -405,7 +405,7 @@ def test_cut_and_group(data, limit):
     starts = np.array(data.draw(marks), bool)
     starts[np.cumsum([0, *lengths[:-1]])] = True
     marked = starts.copy()
-    pieces, cut = shards.cut_sentences(lengths, marked, limit)
+    pieces, cut = record_pieces.cut_sentences(lengths, marked, limit)
     assert cut == (lengths > limit).sum() and pieces.max() <= limit and pieces.min() > 0
     borders, old = set(np.cumsum(pieces)), set(np.cumsum(lengths))
     assert old <= borders
@@ -415,7 +415,7 @@ def test_cut_and_group(data, limit):
         # No later word start fits, and where none does the piece is full.
         assert not starts[end + 1 : begin + limit + 1].any()
         assert starts[end] or (end == begin + limit and not starts[begin + 1 : end].any())
-    groups = shards.group_sentences(pieces, limit)
+    groups = record_pieces.group_sentences(pieces, limit)
     assert np.concatenate(groups).tolist() == pieces.tolist()
     assert all(group.sum() <= limit for group in groups)
     assert all(a.sum() + b[0] > limit for a, b in itertools.pairwise(groups))
@@ -458,7 +458,11 @@ def test_the_same_bytes_on_every_python_and_machine(tmp_path, tokenizer):
     source = write_jsonl(tmp_path / "in.jsonl", many_texts(60))
     build_corpus([str(source)], tokenizer, tmp_path / "out", workers=1, validation_share=0)
     contents = tree(tmp_path / "out")
-    names = (corpus.shard_name("train", 0, 1), corpus.index_name("train", 0, 1), corpus.kept_name("train"))
+    names = (
+        corpus_files.shard_name("train", 0, 1),
+        corpus_files.index_name("train", 0, 1),
+        corpus_files.kept_name("train"),
+    )
     assert [hashlib.sha256(contents[name]).hexdigest()[:16] for name in names] == PINNED
 
 
@@ -470,4 +474,4 @@ def test_small_files_share_a_unit(tmp_path, tokenizer):
     assert {name: counts["documents_kept"] for name, counts in manifest["audit"]["sources"].items()} == {
         f"{i:02}.txt": 1 for i in range(50)
     }
-    assert corpus.unfinished(tmp_path / "out") is None
+    assert corpus_files.unfinished(tmp_path / "out") is None

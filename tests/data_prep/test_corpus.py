@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from small_corpora import make_tokenizer, many_texts, write_jsonl
 
-from data_prep import corpus, files, index, record_layout, records, shard_writer, shards
+from data_prep import corpus, corpus_files, corpus_split, files, index, record_layout, records, shard_writer, shards
 from data_prep.build import build_corpus
+from data_prep.build_settings import Settings
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.segment import sentences
@@ -34,8 +35,8 @@ def built(tmp_path_factory):
         patch.setattr("data_prep.build._SMALLEST_UNIT", 4000)
         patch.setattr("data_prep.build._UNITS", 1000)
         patch.setattr(shard_writer, "_SHARD_RECORDS", 30)
-        settings = shards.Settings
-        patch.setattr(shards, "Settings", lambda **options: settings(record_tokens=100, **options))
+        settings = Settings
+        patch.setattr("data_prep.build.Settings", lambda **options: settings(record_tokens=100, **options))
         build_corpus([str(source)], tokenizer, folder / "out", workers=1, validation_share=0.2)
     return folder / "out", texts
 
@@ -150,8 +151,8 @@ def test_few_open_shards_and_large_reads_agree(built, monkeypatch):
     reader = Corpus.open(built[0]).split("train")
     everything = np.random.default_rng(0).permutation(reader.num_records)
     want, index_ = reader.read(everything)[0], reader.index(everything)
-    monkeypatch.setattr(corpus, "_OPEN_SHARDS", 2)
-    monkeypatch.setattr(corpus, "_BATCHED_READ", 1)
+    monkeypatch.setattr(corpus_split, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(corpus_split, "_BATCHED_READ", 1)
     small = pickle.loads(pickle.dumps(reader))
     results = [None] * 4
     threads = [
@@ -237,7 +238,7 @@ def test_decoding_anything_else_is_a_value_error(raw):
 
 
 def test_index_is_a_safetensors_file(built):
-    file = built[0] / corpus.index_name("train", 0, Corpus.open(built[0]).split("train").num_shards)
+    file = built[0] / corpus_files.index_name("train", 0, Corpus.open(built[0]).split("train").num_shards)
     theirs, ours = load_file(file), index.open_columns(file)
     assert set(theirs) == set(ours)
     for name, column in ours.items():

@@ -1,10 +1,10 @@
-"""First entries of hashes against a dictionary, with buffers that hold next to nothing."""
+"""Entries by hash, and the first of each, against a dictionary, with buffers that hold next to nothing."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.hash_groups import first_entries
+from data_prep.hash_groups import entries_by_hash, first_entries
 
 ENTRY = np.dtype([("hash", "<u8"), ("place", "<i8")])
 # Few values, so that there are equal ones; some differ in their lowest bits only, and so are spread to the end.
@@ -23,6 +23,11 @@ def test_first_entries(tmp_path_factory, hashes, cuts, at_once):
         expected.setdefault(value, place)
     assert sorted(entry for piece in found for entry in piece.tolist()) == sorted(expected.items())
     assert not scratch.exists()
+    pieces = [piece.tolist() for piece in entries_by_hash(iter(chunks), len(hashes), scratch, at_once)]
+    assert sorted(entry for piece in pieces for entry in piece) == sorted(entries.tolist())
+    assert all(piece == sorted(piece) for piece in pieces)
+    in_piece = {value: {i for i, piece in enumerate(pieces) if value in dict(piece)} for value in hashes}
+    assert all(len(places) == 1 for places in in_piece.values()) and not scratch.exists()
 
 
 def test_memory_is_bounded(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from similar_texts import changed, jaccard
 from small_corpora import WORDS, make_tokenizer, start_script, tree, write_jsonl
 
-from data_prep import build, corpus
+from data_prep import build, corpus_files, near_duplicates
 from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
@@ -71,7 +71,7 @@ def family(draw, targets, length=300):
 def kept_texts(path, texts):
     """Places of the texts that are kept, by their hashes."""
     found = set()
-    for name in corpus.SPLITS:
+    for name in corpus_files.SPLITS:
         split = Corpus.open(path).split(name)
         numbers = split.kept_records(np.arange(split.num_kept))
         hashes = np.concatenate([split.columns(i)["text_hash"] for i in range(split.num_shards)] or [np.empty(0)])
@@ -106,8 +106,10 @@ def test_precision_and_recall_with_known_similarity(tmp_path, tokenizer):
     assert audit["dropped"] == {"near duplicate": sum(dropped)} == {"near duplicate": near["documents_dropped"]}
     assert near["threshold"] == 0.8 and near["clusters"] == sum(dropped) and near["largest_cluster"] == 2
     assert audit["documents_in"] == len(texts) == audit["documents_kept"] + sum(dropped)
-    assert audit["tokens"] == sum(Corpus.open(tmp_path / "out").split(name).kept_tokens for name in corpus.SPLITS)
-    assert audit["tokens"] == sum(Corpus.open(tmp_path / "out").split(n).token_counts().sum() for n in corpus.SPLITS)
+    assert audit["tokens"] == sum(Corpus.open(tmp_path / "out").split(name).kept_tokens for name in corpus_files.SPLITS)
+    assert audit["tokens"] == sum(
+        Corpus.open(tmp_path / "out").split(n).token_counts().sum() for n in corpus_files.SPLITS
+    )
     assert audit["sources"]["in.jsonl"]["dropped"] == audit["dropped"]
     assert len(near["sample"]) == 20
     for pair in near["sample"]:
@@ -178,6 +180,40 @@ def test_same_corpus_for_workers_and_parts_and_across_splits(tmp_path, tokenizer
     assert audit["dropped"]["near duplicate"] >= 26
 
 
+def test_what_memory_holds_does_not_matter_and_is_counted_plainly(tmp_path, tokenizer, small_units, monkeypatch):
+    """Bands, pairs and clusters in pieces of two or three; some texts end in another split or several records."""
+    draw = np.random.default_rng(2)
+    texts = [text for i in range(12) for text in family(draw, [0.95, 0.9, 0.6][: 1 + i % 3], 120)[0]]
+    source = str(write_jsonl(tmp_path / "in.jsonl", [texts[i] for i in draw.permutation(len(texts))]))
+    options = {"workers": 1, "near_duplicates": 0.75, "validation_share": 0.3}
+    manifest = build_corpus([source], tokenizer, tmp_path / "large", **options)
+    for name, at_once in (("AT_ONCE", 3), ("_COMPARED_AT_ONCE", 2)):
+        monkeypatch.setattr(near_duplicates, name, at_once)
+    build_corpus([source], tokenizer, tmp_path / "small", **options)
+    assert tree(tmp_path / "large") == tree(tmp_path / "small")
+    columns = [
+        Corpus.open(tmp_path / "large").split(name).columns(shard)
+        for name in corpus_files.SPLITS
+        for shard in range(len(manifest["splits"][name]["shards"]))
+    ]
+    signatures = np.concatenate([column["signature"] for column in columns], 1)
+    assert len(columns) > 4 and signatures.shape[1] == len(texts)
+    rows = bands(0.75)[1]
+    grouped = signatures[: len(signatures) // rows * rows].reshape(-1, rows, len(texts))
+    pairs, alike = 0, []
+    for one, other in itertools.combinations(range(len(texts)), 2):
+        if (grouped[:, :, one] == grouped[:, :, other]).all(1).any():
+            pairs += 1
+            if (signatures[:, one] == signatures[:, other]).mean() >= 0.75:
+                alike.append((one, other))
+    near = manifest["audit"]["near_duplicates"]
+    # Where three or more agree in a band, not all pairs of them are compared, but enough to join them.
+    assert 0 < near["pairs_alike"] <= near["pairs_compared"] <= pairs and near["pairs_alike"] <= len(alike)
+    members = clusters(len(texts), np.array(alike))
+    assert near["documents_dropped"] == np.count_nonzero(members != np.arange(len(texts)))
+    assert near["largest_cluster"] == np.bincount(members).max()
+
+
 def test_what_cannot_be_asked(tmp_path, tokenizer):
     source = str(write_jsonl(tmp_path / "in.jsonl", ["The house."]))
     for options in (
@@ -198,7 +234,7 @@ def test_a_corpus_of_a_version_before_signatures_is_read_and_continued(tmp_path,
     )
     build_corpus([source], tokenizer, tmp_path / "out", workers=1)
     before = tree(tmp_path / "out")
-    file = tmp_path / "out" / corpus.MANIFEST
+    file = tmp_path / "out" / corpus_files.MANIFEST
     manifest = json.loads(file.read_bytes())
     assert manifest["format_version"] == 1
     for name in ("near_duplicates", "exclude"):
@@ -218,7 +254,7 @@ def test_a_corpus_of_a_version_before_signatures_is_read_and_continued(tmp_path,
 def test_signatures_of_the_wrong_shape_are_damage(tmp_path, tokenizer):
     source = str(write_jsonl(tmp_path / "in.jsonl", ["The house.", "The river. Over."]))
     build_corpus([source], tokenizer, tmp_path / "out", workers=1, near_duplicates=0.8, validation_share=0)
-    file = tmp_path / "out" / corpus.index_name("train", 0, 1)
+    file = tmp_path / "out" / corpus_files.index_name("train", 0, 1)
     columns = {name: np.array(values) for name, values in open_columns(file).items()}
     assert columns["signature"].shape == (PERMUTATIONS, 2)
     file.write_bytes(pack(columns))

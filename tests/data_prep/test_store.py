@@ -25,7 +25,7 @@ from small_corpora import make_tokenizer, many_texts, start_script, tree, write_
 from bert_jax.config import Config, DataConfig, TrainConfig
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora
-from data_prep import build, byte_streams, corpus, shards, staging, storage
+from data_prep import build, byte_streams, corpus_files, staging, storage, unit_folder
 from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
@@ -132,7 +132,7 @@ def test_parts_in_the_store(tokenizer, source, whole, memory, capsys):
 
 def test_other_settings_and_other_objects(tokenizer, source, memory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "_upload", broken_after(3, shards._upload))
+        patch.setattr(unit_folder, "upload", broken_after(3, unit_folder.upload))
         with pytest.raises(PowerCut):
             make(source, tokenizer, f"{memory}/out")
     with pytest.raises(InputError, match=r"out\.partial is an unfinished build .*keep_duplicates is False there"):
@@ -193,7 +193,7 @@ def make_with_power_cuts(counts, source, tokenizer, memory, whole):
                 # A dead process loses its lease (test_lease); this one lives.
                 patch.undo()
                 storage.Folder(memory).remove(["out.lock"])
-                visible = storage.Folder(f"{memory}/out").read(corpus.MANIFEST) is not None
+                visible = storage.Folder(f"{memory}/out").read(corpus_files.MANIFEST) is not None
                 # Whenever there is a manifest, the corpus is whole.
                 assert not visible or stored(f"{memory}/out") == tree(whole)
                 continue
@@ -246,7 +246,7 @@ def test_killed_at_any_moment(tmp_path, tokenizer, source, scheme):
         time.sleep(draw.uniform(0.4, 1.1) * whole_time)
         os.killpg(script.pid, signal.SIGKILL)
         script.wait()
-        if (tmp_path / "out" / corpus.MANIFEST).exists():
+        if (tmp_path / "out" / corpus_files.MANIFEST).exists():
             assert tree(tmp_path / "out") == want
     script = start_script(tmp_path / "run.py", SCRIPT, *arguments)
     out, error = script.communicate(timeout=60)
@@ -333,7 +333,7 @@ def test_a_copy_that_cannot_be(tokenizer, source, memory, cache):
     assert check(f"{memory}/out")[1] == f"{memory}/out/{name}: the file is missing"
     with pytest.raises(InputError, match=r"memory://bucket/none is no corpus"):
         Corpus.open(f"{memory}/none")
-    folder.write(corpus.MANIFEST, b"{")
+    folder.write(corpus_files.MANIFEST, b"{")
     with pytest.raises(InputError, match=r"manifest\.json is damaged"):
         Corpus.open(f"{memory}/out")
 
