@@ -66,13 +66,13 @@ $(Q)/all: $(Q)/evaluation.json $(Q)/hf/config.json $(Q)/report.html
 	bert-jax fill-mask $(Q)/hf "The default value is [MASK]."
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests --ignore tests/hf --numprocesses $(JOBS) --dist worksteal -q
+	$(BIN)/python -m pytest tests --ignore tests/hf --numprocesses $(JOBS) --dist loadfile -q
 
 test-hf: $(VENV)/.hf
-	$(BIN)/python -m pytest tests/hf --numprocesses $(JOBS) --dist worksteal -q
+	$(BIN)/python -m pytest tests/hf --numprocesses $(JOBS) --dist loadfile -q
 
 test-long: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests --ignore tests/hf --numprocesses $(JOBS) --dist worksteal -q
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests --ignore tests/hf --numprocesses $(JOBS) --dist loadfile -q
 	$(if $(OTHER_PYTHON),$(MAKE) test PYTHON=$(OTHER_PYTHON) VENV=$(VENV)-other,@echo "set OTHER_PYTHON=python3.12 to test there too")
 
 lint: $(VENV)/.dev

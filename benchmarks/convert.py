@@ -1,5 +1,7 @@
 """Time and peak memory of converting a BERT both ways, each in a process of its own, against the weights' size.
 
+Of the peak, `before_any_weights` is what Python, jax and this program take with a model of one tiny layer.
+
 python benchmarks/convert.py                     # BERT-large, random weights, 1.3 GB
 python benchmarks/convert.py --layers 2 --hidden 128
 """
@@ -74,15 +76,21 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=1024)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        there = Path(folder)
-        size = make_directory(there / "hf", options.layers, options.hidden)
-        for name, words in {
-            "from-hf": ("convert", "from-hf", str(there / "hf"), str(there / "ours")),
-            "to-hf": ("convert", "to-hf", str(there / "ours"), str(there / "again")),
-        }.items():
-            found = measure(*words)
-            of_weights = round(found["peak_bytes"] / size, 2)
-            print(json.dumps({"way": name, "weights_bytes": size} | found | {"of_weights": of_weights}), flush=True)
+        small = both_ways(Path(folder) / "small", 1, 64)
+        for way, found in both_ways(Path(folder) / "large", options.layers, options.hidden).items():
+            found["before_any_weights"] = small[way]["peak_bytes"]
+            found["of_weights"] = round(found["peak_bytes"] / found["weights_bytes"], 2)
+            print(json.dumps({"way": way} | found), flush=True)
+
+
+def both_ways(there: Path, layers: int, hidden: int) -> dict[str, dict[str, float]]:
+    there.mkdir()
+    size = make_directory(there / "hf", layers, hidden)
+    ways = {
+        "from-hf": ("convert", "from-hf", str(there / "hf"), str(there / "ours")),
+        "to-hf": ("convert", "to-hf", str(there / "ours"), str(there / "again")),
+    }
+    return {way: {"weights_bytes": size} | measure(*words) for way, words in ways.items()}
 
 
 if __name__ == "__main__":

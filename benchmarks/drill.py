@@ -36,11 +36,12 @@ os.environ |= {
 
 import faulty_program
 import training_runs as runs
+from compiling import QUICK
 
 import bert_jax.train  # imported once: every run is a fork of this process  # noqa: F401
 from bert_jax import checkpoint, cli
 
-os.environ["XLA_FLAGS"] = runs.QUICK
+os.environ["XLA_FLAGS"] = QUICK
 STEPS = {"num_steps=16": "num_steps=60", "num_steps=8": "num_steps=30"}  # more to be killed in
 KILLS_A_RUN = 5
 
@@ -169,16 +170,21 @@ class Drill:
     def hosts(self, name: str, fault: dict | None) -> None:
         """Two hosts, one of which dies, hangs or is told to go; then both again."""
         reference, workdir = FOLDER / "two_hosts", self.new()
-        limits = ["--config.watchdog.peer_seconds=10", f"--config.watchdog.stop_seconds={max(20, 2 * self.seconds)}"]
+        limits = ["--config.watchdog.peer_seconds=10", f"--config.watchdog.stop_seconds={max(20, 5 * self.seconds)}"]
         if not reference.exists():
             ends = [runs.finish(host)[0] for host in runs.start_hosts(2, self.recipe, reference, *limits)]
             assert ends == [0, 0], ends
         environments = [{}, {"FAULT": json.dumps(fault)} if fault else {}]
         hosts = runs.start_hosts(2, self.recipe, workdir, *limits, environments=environments)
+        began = True
         if fault is None:
-            runs.wait_for_step(hosts[0], workdir, 10)
+            try:
+                runs.wait_for_step(hosts[0], workdir, 10)
+            except AssertionError as error:  # the row says it
+                print(error, file=sys.stderr)
+                began = False
             hosts[1].send_signal(signal.SIGTERM)
-        survived = [runs.finish(host)[0] for host in hosts] == [75, 75]
+        survived = began and [runs.finish(host)[0] for host in hosts] == [75, 75]
         again = [runs.finish(host)[0] for host in runs.start_hosts(2, self.recipe, workdir, *limits)]
         self.note(name, 1, survived and again == [0, 0], workdir, reference)
 

@@ -13,7 +13,8 @@ Prints one JSON object. Figures `a_core` are by processor time, so they hold on 
 - `training`: rows a second of the quickstart recipe's steps on this machine; the loader's `times_training` is its rows
   a second a core over those of training.
 - `host_milliseconds_a_step`: the training loop's own time outside the device, by part: the step is replaced by one with
-  the same arguments and results and nothing in it.
+  the same arguments and results and nothing in it, then a pause in which the loader reads ahead, as it does while a
+  device works.
 
 Without `--corpus` the quickstart's corpus is built first.
 """
@@ -53,6 +54,7 @@ from data_prep.tokenizer import load_tokenizer
 ROOT = Path(__file__).resolve().parents[1]
 POD_ROWS, HOSTS = 400_000, 64
 SHARD = 100_000
+STEP_SECONDS = 0.02  # the pause in place of a step's work
 
 
 def main() -> None:
@@ -208,30 +210,35 @@ def host_time(config: Config, corpus: Corpus, seconds: float) -> dict[str, float
         lambda state, batch: (state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)),
         donate_argnums=0,
     )
-    size, sharding = config.train.global_batch_size, batch_sharding(make_mesh(config.mesh, jax.devices()[:1]))
+    sharding = batch_sharding(make_mesh(config.mesh, jax.devices()[:1]))
     loader = Loader(config, [corpus], load_tokenizer(corpus.tokenizer_dir))
-    batches = loader.batches(loader.start(), 0, lambda size: np.arange(size))
-    parts: dict[str, list[float]] = {"wait_for_batch": [], "to_devices": [], "dispatch": [], "metrics": []}
+
+    def to_devices(arrays: dict[str, np.ndarray], size: int) -> dict[str, jax.Array]:
+        return cluster.to_devices(arrays, arrays["rows"], size, sharding)
+
+    batches = loader.batches(loader.start(), 0, np.arange, to_devices)
+    parts: dict[str, list[float]] = {"wait_for_batch": [], "dispatch": [], "metrics": []}
     with tempfile.TemporaryFile("w") as file:
         begin = time.perf_counter()
         for number in itertools.count():
             marks = [time.perf_counter()]
             try:
-                arrays, _ = next(batches)
+                batch, _ = next(batches)
             except StopIteration:
                 break
             marks.append(time.perf_counter())
-            batch = cluster.to_devices(arrays, arrays["rows"], size, sharding)
-            marks.append(time.perf_counter())
             state, metrics = nothing(state, batch)
             marks.append(time.perf_counter())
+            jax.block_until_ready(metrics)
+            time.sleep(STEP_SECONDS)
+            ready_at = time.perf_counter()
             values = {name: value.item() for name, value in jax.device_get(metrics).items()}
             file.write(json.dumps({"step": number, **values}) + "\n")
-            marks.append(time.perf_counter())
+            end = time.perf_counter()
             if number:  # the first compiles
-                for part, taken in zip(parts.values(), np.diff(marks), strict=True):
+                for part, taken in zip(parts.values(), [*np.diff(marks), end - ready_at], strict=True):
                     part.append(taken * 1e3)
-            if marks[-1] - begin > seconds:
+            if end - begin > seconds:
                 break
     medians = {name: float(np.median(taken)) for name, taken in parts.items()}
     return medians | {"total": sum(medians.values())}

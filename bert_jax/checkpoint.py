@@ -12,6 +12,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import re
 import shutil
 import sys
 import tempfile
@@ -34,13 +36,18 @@ from data_prep.files import whole_file
 
 FORMAT_VERSION = 2  # 2 has checksums and, in runs, the ledger
 
+# Of a model's arrays, what is compressed at once and what is kept back for one file: by default Orbax has a copy of all
+# of them, and compressed ones besides, in memory at the same time.
+_CHUNK_BYTES, _FILE_BYTES = 64 * 2**20, 64 * 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class SavedModel:
     """A model as it lies in a directory.
 
     `objective` is `nsp`, `sop` or `mlm`, or the task of a fine-tuned model; `params` a nested dict of float32 arrays on
-    the host; `card` the labels and settings of a fine-tuned model, or empty.
+    the host; `card` the labels and settings of a fine-tuned model, or empty; `dtypes` says of which kind each tensor of
+    an imported model was that was not float32 (its Hugging Face name to `float16` or `bfloat16`).
     """
 
     config: ModelConfig
@@ -49,6 +56,7 @@ class SavedModel:
     tokenizer_dir: Path
     step: int
     card: dict[str, Any]
+    dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def quiet_orbax() -> None:
@@ -144,7 +152,7 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
     """
     directory = Path(directory)
     config = read_config(directory)
-    card = read_json(directory / "run.json").get("card", {})
+    run = read_json(directory / "run.json")
     steps = saved_steps(directory)
     if not steps:
         raise InputError(f"{directory} has no finished checkpoint yet; train it first")
@@ -163,31 +171,54 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
         except Exception as error:  # whatever Orbax, TensorStore or the file system says of damaged files
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"{path} cannot be read ({reason[:120]}); choose another with --step") from None
-    return SavedModel(config.model, config.data.objective, params, directory / "tokenizer", step, card)
+    card, dtypes = run.get("card", {}), run.get("dtypes", {})
+    return SavedModel(config.model, config.data.objective, params, directory / "tokenizer", step, card, dtypes)
 
 
 def save_model(directory: str | Path, model: SavedModel) -> None:
     """Writes a model directory, whole or not at all.
 
     Raises:
-      InputError: the directory exists already.
+      InputError: the directory exists already, or it cannot be written (a full disk, say).
     """
     with whole_directory(Path(directory)) as partial:
         write_model(partial, model)
 
 
 def write_model(directory: Path, model: SavedModel) -> None:
-    """Writes the files of a model into a directory that is there, one that `whole_directory` gave."""
+    """Writes the files of a model into a directory that is there, one that `whole_directory` gave.
+
+    Raises:
+      InputError: they cannot be written.
+    """
     config = Config(model=model.config)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, objective=model.objective))
     write_json(directory / "config.json", config_json(config))
-    write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card})
+    dtypes = {"dtypes": model.dtypes} if model.dtypes else {}
+    write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card} | dtypes)
     shutil.copytree(model.tokenizer_dir, directory / "tokenizer")
+    _write_arrays(directory, model.step, model.params)
+    checksums.write(directory / "checkpoints" / str(model.step))
+
+
+def _write_arrays(directory: Path, step: int, params: dict[str, Any]) -> None:
     quiet_orbax()
-    with ocp.PyTreeCheckpointer() as writer:
-        path = directory.absolute() / "checkpoints" / str(model.step)
-        writer.save(epath.Path(path) / "params", model.params)
-    checksums.write(path)
+    # The arrays are nobody else's while they are written, so none is copied first.
+    handlers = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
+    )
+    in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
+    form = ocp.args.PyTreeSave(params, save_args=in_chunks, ocdbt_target_data_file_size=_FILE_BYTES)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=handlers)) as writer:
+            writer.save(epath.Path(directory.absolute()) / "checkpoints" / str(step) / "params", args=form)
+    except Exception as error:  # whatever Orbax, TensorStore or the file system say
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else next(iter(str(error).splitlines()), "")[:120]
+        raise InputError(
+            f"no model can be written below {directory.parent} ({reason}); free space or name another output"
+        ) from None
 
 
 @contextlib.contextmanager

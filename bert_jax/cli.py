@@ -151,9 +151,11 @@ def _pretrain(options: argparse.Namespace) -> int:
         return 0
     if options.workdir is None:
         raise InputError("pretrain needs --workdir, a directory for the run; see bert-jax pretrain --help")
+    from bert_jax.profiling import parse_steps
     from bert_jax.train import pretrain
 
-    return pretrain(load(options.config, options.overrides), options.workdir, stop, options.change)
+    profile = parse_steps(options.profile) if options.profile else None
+    return pretrain(load(options.config, options.overrides), options.workdir, stop, options.change, profile)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -162,7 +164,7 @@ def _plan(options: argparse.Namespace) -> None:
 
     config = load(options.config, options.overrides)
     topology = parse_topology(options.device, config.mesh.dcn)
-    if importlib.util.find_spec("libtpu") is None:
+    if not topology.is_gpu and importlib.util.find_spec("libtpu") is None:
         raise InputError("plan compiles with libtpu, which is not installed; pip install 'bert-jax[tpu]'")
     os.environ.update(topology.environment)
     if options.sweep:
@@ -239,6 +241,7 @@ def _finetune(options: argparse.Namespace) -> None:
     from bert_jax.finetune import finetune
     from bert_jax.run_copy import local_run
 
+    given = {name: getattr(options, name) for name in ("tokens_field", "tags_field", "null_threshold")}
     with local_run(options.init) as init:
         result = finetune(
             options.task,
@@ -251,6 +254,7 @@ def _finetune(options: argparse.Namespace) -> None:
             learning_rate=options.learning_rate,
             max_seq_len=options.max_seq_len,
             seed=options.seed,
+            **{name: value for name, value in given.items() if value is not None},
         )
     _print_json(result)
 
@@ -260,7 +264,7 @@ def _predict(options: argparse.Namespace) -> None:
     from bert_jax.run_copy import local_run
 
     with local_run(options.model) as model:
-        predict(model, options.input, _on_disk(options.output))
+        predict(model, options.input, _on_disk(options.output), options.null_threshold)
 
 
 def _fill_mask(options: argparse.Namespace) -> None:

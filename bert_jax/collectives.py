@@ -91,7 +91,7 @@ def _collective(line: str, computation: str, times: int) -> Collective | None:
     if match is None:
         return None
     _, shape, kind, start, rest = match.groups()
-    arrays = [_bytes(element, sizes) for element, sizes in _ARRAY.findall(shape)]
+    arrays = array_bytes(shape)
     group = _group_size(rest)
     if kind == "all-reduce" and computation.startswith(_SCATTERED):
         kind = "reduce-scatter"
@@ -103,6 +103,11 @@ def _collective(line: str, computation: str, times: int) -> Collective | None:
     else:
         size = sum(arrays)
     return Collective(kind, size, group, times, bool(start) or computation.startswith("async_collective"))
+
+
+def array_bytes(shape: str) -> list[int]:
+    """Bytes of each array of a shape as the text has it: `f32[8,16]{1,0}`, or a tuple of such."""
+    return [_bytes(element, sizes) for element, sizes in _ARRAY.findall(shape)]
 
 
 def _bytes(element: str, sizes: str) -> int:

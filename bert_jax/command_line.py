@@ -125,13 +125,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="only rehearse for this hardware, as v5e:16x16: 20 small steps on fake devices, with a stop and a resume",
     )
 
+    pretrain.add_argument(
+        "--profile",
+        metavar="FIRST:LAST",
+        help="write a profile of these steps, as 100:104, to WORKDIR/profile, for xprof or TensorBoard",
+    )
+
     plan = add(
         "plan",
         "Compile a run for hardware that is not here: memory, time and cost, as JSON.",
         "plan --config configs/bert_base.py --device v5e:16x16",
     )
     plan.add_argument("--config", required=True, help="recipe; fields are overridden by --config.a.b=value")
-    plan.add_argument("--device", required=True, metavar="HARDWARE", help="such as v5e:16x16 or v4:4x4x8")
+    plan.add_argument(
+        "--device", required=True, metavar="HARDWARE", help="such as v5e:16x16 or v4:4x4x8, or GPUs: h100:8, a100:4x8"
+    )
     plan.add_argument("--price", type=float, metavar="DOLLARS", help="of a chip-hour; a list price unless given")
     plan.add_argument("--dump", metavar="DIR", help="write the optimised programs' text and memory there")
     plan.add_argument("--sweep", action="store_true", help="over batch, remat and mesh; a table, the best first")
@@ -161,7 +169,12 @@ def build_parser() -> argparse.ArgumentParser:
     to_hf.add_argument("source", help="run (directory or URL), fine-tuned model, or what from-hf wrote")
     to_hf.add_argument("output")
     to_hf.add_argument("--step", type=int, help="checkpoint; the newest unless given")
-    to_hf.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights written")
+    to_hf.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the weights written; auto: those that an imported model came in, float32 once it was trained here",
+    )
     to_hf.add_argument(
         "--max-shard-size", metavar="SIZE", help="of a weights file, as 2GB or 500MB; one file unless given"
     )
@@ -188,9 +201,12 @@ def build_parser() -> argparse.ArgumentParser:
         "Train a task head on a pretrained model.",
         "finetune --task classification --train train.tsv --dev dev.tsv --init runs/tiny --workdir tuned",
     )
-    finetune.add_argument("--task", required=True, choices=("classification", "regression"))
+    finetune.add_argument("--task", required=True, choices=("classification", "regression", "tagging", "qa"))
     finetune.add_argument(
-        "--train", required=True, help=".tsv, .csv or .jsonl with a label and one or two text columns"
+        "--train",
+        required=True,
+        help=".tsv, .csv or .jsonl with a label and one or two text columns; of tagging .conll (a word and its label "
+        "a line) or .jsonl with lists; of qa SQuAD's .json, or .jsonl with question, context, answers",
     )
     finetune.add_argument("--dev", required=True)
     finetune.add_argument("--init", required=True, help="run or Hugging Face directory, or a URL of one")
@@ -198,8 +214,11 @@ def build_parser() -> argparse.ArgumentParser:
     finetune.add_argument("--epochs", type=int, default=3)
     finetune.add_argument("--batch-size", type=int, default=32)
     finetune.add_argument("--learning-rate", type=float, default=5e-5)
-    finetune.add_argument("--max-seq-len", type=int, help="tokens of a row; 128, or the model's most, unless given")
+    finetune.add_argument("--max-seq-len", type=int, help="tokens of a row; 128 (qa: 384), or the model's most")
     finetune.add_argument("--seed", type=int, default=0)
+    finetune.add_argument("--tokens-field", help="tagging: list of words in .jsonl; tokens unless given")
+    finetune.add_argument("--tags-field", help="tagging: list of labels in .jsonl; tags unless given")
+    finetune.add_argument("--null-threshold", type=float, help="qa: by how much no answer must beat the best; 0")
 
     predict = add(
         "predict",
@@ -207,8 +226,13 @@ def build_parser() -> argparse.ArgumentParser:
         "predict tuned --input test.tsv --output predictions.jsonl",
     )
     predict.add_argument("model", help="fine-tuned model, or a Hugging Face one with a task head")
-    predict.add_argument("--input", required=True)
+    predict.add_argument(
+        "--input",
+        required=True,
+        help="as the model was trained on, labels not needed; of tagging also .txt, a text a line",
+    )
     predict.add_argument("--output", required=True)
+    predict.add_argument("--null-threshold", type=float, help="of qa, as in finetune; as trained unless given")
 
     fill_mask = add(
         "fill-mask",

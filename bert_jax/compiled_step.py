@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import Config, max_predictions
-from bert_jax.data.load import ROW_ARRAYS
+from bert_jax.data.lay import ROW_ARRAYS
 from bert_jax.data.plan import RowSettings
 from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.sharding import batch_sharding, state_shardings
@@ -46,9 +46,9 @@ def compile_step(config: Config, number: int, mesh: jax.sharding.Mesh) -> Compil
       mesh: of devices that are here, or of a topology that is not.
     """
     phase = config.phases()[number]
-    state, batch = _abstract_arguments(config, number, mesh)
+    state, batch = abstract_arguments(config, number, mesh)
     with _progress(f"compiling rows of {phase.seq_len} for {mesh.size} devices"):
-        lowered = _step(config, number, mesh).lower(state, batch)
+        lowered = jitted_step(config, number, mesh).lower(state, batch)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -75,7 +75,8 @@ def bytes_wanted(message: str) -> int | None:
     return round(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else None
 
 
-def _step(config: Config, number: int, mesh: jax.sharding.Mesh) -> Any:
+def jitted_step(config: Config, number: int, mesh: jax.sharding.Mesh) -> Any:
+    """The step of phase `number`, with any vocabulary of the config's size."""
     specials, vocabulary = np.arange(5, dtype=np.int32), config.model.vocab_size  # which ids they are costs nothing
     masks = MaskSettings(
         config.data.masking,
@@ -88,8 +89,8 @@ def _step(config: Config, number: int, mesh: jax.sharding.Mesh) -> Any:
     return make_train_step(config, mesh, make_mask_fn(masks))
 
 
-def _abstract_arguments(config: Config, number: int, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
-    """State and batch of arrays that do not exist, each with its place on the mesh."""
+def abstract_arguments(config: Config, number: int, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+    """State and batch of arrays that do not exist, each with its place on the mesh: what the step of a phase takes."""
     phase = config.phases()[number]
     settings = RowSettings.of(config.data, phase.seq_len)
     rows, where = phase.global_batch_size, batch_sharding(mesh)

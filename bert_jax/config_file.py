@@ -7,7 +7,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax.config import Config, nearest, parse
+from bert_jax.config import Config, nearest
+from bert_jax.config_check import parse
 from data_prep.errors import InputError
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import checkpoint, cluster
-from bert_jax.config import Config, MeshConfig
-from bert_jax.data.load import corpus_weights, validation_batches
+from bert_jax.config import Config, MeshConfig, corpus_weights
 from bert_jax.data.plan import RowSettings
+from bert_jax.data.read import validation_batches
 from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.sharding import batch_sharding, make_mesh, state_shardings
 from bert_jax.train_step import make_eval_step

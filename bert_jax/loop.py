@@ -16,10 +16,12 @@ from jax.sharding import Mesh
 from bert_jax import checkpoint, cluster
 from bert_jax.compile_cache import CompileCache
 from bert_jax.config import Config
+from bert_jax.data.lay import Arrays
 from bert_jax.data.load import Loader, Position
 from bert_jax.evaluate import Evaluate, make_evaluate
 from bert_jax.ledger import NOT_FINITE, SPIKE, Ledger
 from bert_jax.masking import MaskSettings, make_mask_fn
+from bert_jax.profiling import Profile
 from bert_jax.reporting import Reporter, Rows, rows_as_text
 from bert_jax.run_checkpoints import Checkpoints
 from bert_jax.sharding import batch_sharding
@@ -99,6 +101,7 @@ def train(
     reporter: Reporter,
     watchdog: Watchdog,
     stop: StopSignal,
+    profile: Profile,
     abstract: TrainState,
     state: TrainState,
     ledger: Ledger,
@@ -110,7 +113,7 @@ def train(
 
     Args:
       programs: the compiled functions, with the config.
-      checkpoints, reporter, watchdog, stop: the run's.
+      checkpoints, reporter, watchdog, stop, profile: the run's.
       abstract: the state's shapes and shardings, to restore onto.
       state: donated.
       ledger: belongs to the state.
@@ -121,7 +124,7 @@ def train(
     config = programs.config
     while True:
         start = int(state.step)
-        ended, ledger = _advance(programs, checkpoints, reporter, watchdog, stop, state, ledger, start)
+        ended, ledger = _advance(programs, checkpoints, reporter, watchdog, stop, profile, state, ledger, start)
         if not isinstance(ended, _Stuck):
             watchdog.at("save", config.num_steps())
             checkpoints.wait()
@@ -156,6 +159,7 @@ def _advance(
     reporter: Reporter,
     watchdog: Watchdog,
     stop: StopSignal,
+    profile: Profile,
     state: TrainState,
     ledger: Ledger,
     start: int,
@@ -191,16 +195,20 @@ def _advance(
 
     before = ledger.position
     rows_of = functools.partial(cluster.local_rows, sharding)
-    with contextlib.closing(loader.batches(before, start, rows_of)) as batches:
+
+    def to_devices(arrays: Arrays, size: int) -> dict[str, jax.Array]:
+        return cluster.to_devices(arrays, arrays["rows"], size, sharding)
+
+    with contextlib.closing(loader.batches(before, start, rows_of, to_devices)) as batches:
         for step in range(start, total):
             if step == start and stop.before_the_first_step():
                 return STOPPED, ledger
             watchdog.at("data", step)
-            arrays, after = next(batches)
+            batch, after = next(batches)
             watchdog.at("step" if programs.has_step(after.phase) else "compile", step)
-            size = config.phases()[after.phase].global_batch_size
-            batch = cluster.to_devices(arrays, arrays["rows"], size, sharding)
-            state, metrics = programs.step(after.phase)(state, batch)
+            with profile.step(step):
+                state, metrics = programs.step(after.phase)(state, batch)
+            profile.after(step, metrics)
             programs.keep()
             watchdog.at("step", step)
             if pending is not None:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax.config import Config
-from bert_jax.data.load import Position, corpus_weights
+from bert_jax.config import Config, corpus_weights
+from bert_jax.data.load import Position
 from data_prep.corpus import Corpus
 
 

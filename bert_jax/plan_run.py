@@ -3,7 +3,7 @@
 libtpu compiles for TPUs without having any. Memory is the compiler's own account. Time is the sum of the cycles that
 the compiler estimates for every operation, a loop's body counted once for each trip, and what a rule of thumb gives for
 communication: what is started and waited for apart hides behind computing as far as it can, the rest comes on top. The
-host comes on top of that.
+host comes on top of that. For GPUs the step is compiled for as many devices of the CPU, and time is a roofline's.
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from bert_jax import roofline
 from bert_jax.collectives import Collective, collectives, sent_by_kind
 from bert_jax.compiled_step import CompiledStep, compile_step
 from bert_jax.config import Config, max_predictions, with_vocabulary
 from bert_jax.data.plan import RowSettings
 from bert_jax.evaluate import open_corpora
 from bert_jax.metrics import peak_flops, step_flops
+from bert_jax.model.choices import explained
 from bert_jax.plan_advice import advice
 from bert_jax.program_cycles import program_cycles
 from bert_jax.sharding import check_mesh, make_mesh, mesh_sizes
@@ -32,6 +34,10 @@ USUAL_VOCABULARY = 30_522  # BERT's, where neither recipe nor corpus says
 OPTIMISM = (
     "an estimate: cycles by the compiler, communication by bytes over links, host time left out; "
     "not compared with real devices"
+)
+ROOFLINE = (
+    "a rule of thumb: memory and exchanges by the same step's program for CPUs, computing by FLOPs at peak or by bytes "
+    "at the memory's full rate, host time left out; not compared with real devices"
 )
 TIMES = ("step_seconds", "tokens_per_second", "mfu", "hours", "cost", "communication_share")
 
@@ -57,7 +63,13 @@ def plan_run(
       InputError: the recipe does not fit the mesh, or libtpu knows no such topology.
     """
     config = planned_vocabulary(config)
-    mesh_sizes(config.mesh, topology.devices)
+    data, _, _ = mesh_sizes(config.mesh, topology.devices)
+    if topology.is_gpu:  # the pretended devices have no hosts
+        if data % topology.slices:
+            raise InputError(
+                f"config.mesh.data={data} is not divisible by the {topology.slices} hosts of {topology.name}"
+            )
+        config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, dcn=1))
     mesh = make_mesh(config.mesh, absent_devices(topology))
     check_mesh(config, mesh)
     phases = []
@@ -69,12 +81,13 @@ def plan_run(
     fits = all(phase["fits"] for phase in phases)
     result = {"fits": fits, "bytes_per_device": max(phase["bytes_per_device"] for phase in phases)}
     result |= _times(phases, topology, dollars) if fits else dict.fromkeys((*TIMES, "rows_per_second_per_host"))
-    result |= {"device": topology.name, "mesh": dict(mesh.shape), "note": OPTIMISM}
+    result |= {"device": topology.name, "mesh": dict(mesh.shape)}
+    result["note"] = ROOFLINE if topology.is_gpu else OPTIMISM
     return result | {"advice": advice(config, topology, dict(mesh.shape), phases), "phases": phases}
 
 
 def absent_devices(topology: Topology, single_cores: bool = False) -> list[jax.Device]:
-    """The devices of a topology, as its compiler describes them.
+    """The devices of a topology, as its compiler describes them; for GPUs devices of the CPU.
 
     Args:
       topology: the hardware.
@@ -83,6 +96,8 @@ def absent_devices(topology: Topology, single_cores: bool = False) -> list[jax.D
     Raises:
       InputError: libtpu knows no such topology.
     """
+    if topology.is_gpu:
+        return list(jax.devices("cpu")[: topology.devices])
     options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
     if topology.generation.cores > topology.generation.devices and not single_cores:
         options["chip_config_name"] = "megacore"
@@ -108,6 +123,7 @@ def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) 
     settings = RowSettings.of(config.data, phase.seq_len)
     slots = max_predictions(config.data, phase.seq_len)
     told: dict[str, Any] = {
+        "choices": explained(config.model, phase.seq_len, "gpu" if topology.is_gpu else "tpu"),
         "steps": phase.num_steps,
         "seq_len": phase.seq_len,
         "rows": phase.global_batch_size,
@@ -120,7 +136,13 @@ def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) 
     if step.text is None:
         return told
     operations = collectives(step.text)
-    computing = computing_seconds(step.text, topology)
+    if topology.is_gpu:
+        peak = peak_flops(topology.generation.kind)
+        assert peak is not None
+        share = told["flops"] / topology.devices
+        computing = roofline.computing_seconds(share, step.text, peak, topology.generation.bandwidth)
+    else:
+        computing = computing_seconds(step.text, topology)
     alone, hidden = communication_seconds(operations, topology)
     alone += between_slices(step.memory["parameters"], topology)
     return told | {
@@ -150,7 +172,7 @@ def between_slices(parameters: int, topology: Topology) -> float:
     return 2 * share * parameters / topology.generation.dcn
 
 
-def _times(phases: list[dict[str, Any]], topology: Topology, dollars: float | None) -> dict[str, float]:
+def _times(phases: list[dict[str, Any]], topology: Topology, dollars: float | None) -> dict[str, float | None]:
     def total(name: str) -> float:
         return sum(phase["steps"] * phase[name] for phase in phases)
 
@@ -164,7 +186,7 @@ def _times(phases: list[dict[str, Any]], topology: Topology, dollars: float | No
         "tokens_per_second": total("tokens") / seconds,
         "mfu": total("flops") / seconds / (peak * topology.devices),
         "hours": seconds / 3600,
-        "cost": seconds / 3600 * topology.chips * price,
+        "cost": None if price is None else seconds / 3600 * topology.chips * price,
         "communication_share": communicating / (communicating + total("computing_seconds")),
         "rows_per_second_per_host": max(phase["rows"] / phase["step_seconds"] for phase in phases) / topology.hosts,
     }

@@ -120,8 +120,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         if not row["fits"]:
             lines.append(f"{start} does not fit")
             continue
+        cost = "" if row["cost"] is None else f"{row['cost']:,.0f}"
         lines.append(
             f"{start} {row['tokens_per_second']:>12,.0f} {row['mfu']:>6.1%} {row['communication_share']:>6.1%} "
-            f"{row['hours']:>9.1f} {row['cost']:>10,.0f}"
+            f"{row['hours']:>9.1f} {cost:>10}"
         )
     return "\n".join(lines)

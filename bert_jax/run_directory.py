@@ -15,7 +15,8 @@ import numpy as np
 import bert_jax
 from bert_jax import checkpoint
 from bert_jax.config import Config, to_dict
-from bert_jax.data.load import Place, Position
+from bert_jax.data.load import Position
+from bert_jax.data.read import Place
 from bert_jax.mixture import corpora_card, shares
 from bert_jax.optimizer import learning_rate
 from bert_jax.train_state import abstract_state

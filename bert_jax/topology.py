@@ -1,4 +1,4 @@
-"""Names of hardware that is not here, as `v5e:16x16`, and what is known of it."""
+"""Names of hardware that is not here, as `v5e:16x16` or `h100:8`, and what is known of it."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from data_prep.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A generation of TPU.
+    """A generation of TPU, or a kind of GPU.
 
     Memory and networks are those of Google's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e"
     (docs.cloud.google.com/tpu/docs), as read in November 2026.
@@ -32,7 +32,7 @@ class Generation:
       dcn: bytes a second of a chip's share of the data centre's network, one way: v5p 50 Gbit/s a chip; v5e 6.4 and v6e
         25.6 Tbit/s a pod of 256. For v4 nothing is published; v5p's is assumed.
       dollars: a chip-hour on demand in the cheapest region of the United States. Not checked against Google's list of
-        prices, and prices change: look yours up.
+        prices, and prices change: look yours up. None where nothing is assumed.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Generation:
     bandwidth: float
     ring: float
     dcn: float
-    dollars: float
+    dollars: float | None
 
     @property
     def rates(self) -> Rates:
@@ -61,14 +61,30 @@ GENERATIONS = {
 }
 
 
+# SXM modules: memory and its rate as resellers' comparisons give them; `ring` is NVLink's bandwidth of a GPU, both ways
+# together (600 and 900 GB/s); `dcn`, a GPU's share of the network between hosts, is assumed to be 200 and 400 Gbit/s. A
+# cycle is a second here: `bert_jax/roofline.py` knows no other clock. No prices are assumed.
+GPUS = {
+    "a100": Generation("NVIDIA A100", "a100", 1, 1, 80 * 10**9, 1, 1.0, 2.039e12, 600e9, 25e9, None),
+    "h100": Generation("NVIDIA H100", "h100", 1, 1, 80 * 10**9, 1, 1.0, 3.35e12, 900e9, 50e9, None),
+    "h200": Generation("NVIDIA H200", "h200", 1, 1, 141 * 10**9, 1, 1.0, 4.8e12, 900e9, 50e9, None),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Slices of some generation: `shape` chips along each dimension of a slice's interconnect."""
+    """Slices of some generation: `shape` chips along each dimension of a slice's interconnect. Of GPUs a slice is a
+    host."""
 
     name: str
     generation: Generation
     shape: tuple[int, ...]
     slices: int = 1
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is made of GPUs."""
+        return self.generation in GPUS.values()
 
     @property
     def chips(self) -> int:
@@ -78,7 +94,7 @@ class Topology:
     @property
     def hosts(self) -> int:
         """How many there are at most: a host has four chips in the smallest machines that make up slices."""
-        return max(1, self.chips // 4)
+        return self.slices if self.is_gpu else max(1, self.chips // 4)
 
     @property
     def devices(self) -> int:
@@ -87,7 +103,10 @@ class Topology:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What libtpu reads when it starts: it is not to look for chips, nor for a metadata server."""
+        """What jax and libtpu read when they start: libtpu is not to look for chips, nor for a metadata server. GPUs
+        are pretended by as many devices of the CPU."""
+        if self.is_gpu:
+            return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}"}
         return {
             "JAX_PLATFORMS": "cpu",
             "TPU_SKIP_MDS_QUERY": "1",
@@ -103,14 +122,24 @@ class Topology:
 
 
 def parse_topology(name: str, slices: int = 1) -> Topology:
-    """`v5e:16x16` or `v4:4x4x8` as a topology, of so many slices.
+    """`v5e:16x16` or `v4:4x4x8` as a topology, of so many slices; `h100:8` as a host of GPUs, `h100:4x8` as four.
 
     Raises:
       InputError: an unknown generation, or no such form.
     """
     generation, _, shape = name.partition(":")
+    if generation in GPUS:
+        if not re.fullmatch(r"([1-9]\d*x)?[1-9]\d*", shape):
+            raise InputError(
+                f"{name!r} names no GPUs; write {generation}:8 for a host of eight, {generation}:4x8 for four"
+            )
+        hosts, gpus = ([1, *map(int, shape.split("x"))])[-2:]
+        return Topology(name, GPUS[generation], (gpus,), hosts)
     if generation not in GENERATIONS:
-        raise InputError(f"{name!r} is no known hardware, such as v5e:16x16; {nearest(generation, GENERATIONS)}")
+        known_names = (*GENERATIONS, *GPUS)
+        raise InputError(
+            f"{name!r} is no known hardware, such as v5e:16x16 or h100:8; {nearest(generation, known_names)}"
+        )
     known = GENERATIONS[generation]
     if not re.fullmatch("x".join([r"[1-9]\d*"] * known.dimensions), shape):
         example = "x".join(["4"] * known.dimensions)

@@ -19,13 +19,16 @@ from jax.sharding import Mesh
 
 from bert_jax import checkpoint, cluster
 from bert_jax.compile_cache import CompileCache
-from bert_jax.config import Config, check, with_vocabulary
+from bert_jax.config import Config, with_vocabulary
+from bert_jax.config_check import check
 from bert_jax.convert.initialise import initial_params
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora
 from bert_jax.ledger import Ledger
 from bert_jax.loop import DIVERGED, DONE, Programs, train
 from bert_jax.metrics import duration
+from bert_jax.model.choices import explained
+from bert_jax.profiling import PROFILE, Profile
 from bert_jax.reporting import Reporter, say
 from bert_jax.run_checkpoints import Checkpoints, DiskFull, NotSaved
 from bert_jax.run_directory import RunCard, check_same_run, prepare
@@ -41,7 +44,13 @@ from data_prep.storage import is_url
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 
-def pretrain(config: Config, workdir: str | Path, stop: StopSignal, change: Sequence[str] = ()) -> int:
+def pretrain(
+    config: Config,
+    workdir: str | Path,
+    stop: StopSignal,
+    change: Sequence[str] = (),
+    profile: tuple[int, int] | None = None,
+) -> int:
     """Trains, or goes on training, the run in `workdir`.
 
     Args:
@@ -49,6 +58,7 @@ def pretrain(config: Config, workdir: str | Path, stop: StopSignal, change: Sequ
       workdir: new, or of the same run; may be a URL of an object store.
       stop: tells when a signal asks to stop.
       change: fields that the run in `workdir` may have otherwise, see `run_directory.CHANGEABLE`.
+      profile: first and last step of which a profile is written.
 
     Returns:
       0 finished; 75 stopped by a signal, a full disk or a store that refuses, with a good checkpoint: the same command
@@ -60,13 +70,20 @@ def pretrain(config: Config, workdir: str | Path, stop: StopSignal, change: Sequ
     cluster.join(config.watchdog.peer_seconds)
     with cluster.ending_together():
         if not is_url(workdir):
-            return _pretrain(config, Path(workdir), None, stop, change)
+            return _pretrain(config, Path(workdir), None, stop, change, profile)
         store = RunStore(str(workdir))
         with naming(store.mirror, str(store)):
-            return _pretrain(config, store.mirror, store, stop, change)
+            return _pretrain(config, store.mirror, store, stop, change, profile)
 
 
-def _pretrain(config: Config, workdir: Path, store: RunStore | None, stop: StopSignal, change: Sequence[str]) -> int:
+def _pretrain(
+    config: Config,
+    workdir: Path,
+    store: RunStore | None,
+    stop: StopSignal,
+    change: Sequence[str],
+    profiled: tuple[int, int] | None,
+) -> int:
     name = store or workdir  # what the user calls it
     leader = jax.process_index() == 0
     check(config)
@@ -81,6 +98,8 @@ def _pretrain(config: Config, workdir: Path, store: RunStore | None, stop: StopS
             store.fetch(leader=False)
     changes = check_same_run(config, corpora, workdir, change)
     total = config.num_steps()
+    if profiled is not None and profiled[1] >= total:
+        raise InputError(f"--profile {profiled[0]}:{profiled[1]}: the run has steps 0 to {total - 1}")
     last = workdir / "checkpoints" / str(total)
     if checkpoint.saved_steps(workdir)[-1:] == [total] and checkpoint.damage(last) is None:
         print(f"{name} is finished: {total} steps; checkpoint {total}", file=sys.stderr)
@@ -101,6 +120,7 @@ def _pretrain(config: Config, workdir: Path, store: RunStore | None, stop: StopS
     card = RunCard(workdir, config, corpora, changes)
     watchdog = Watchdog(config.watchdog, f"[host {jax.process_index()}] " if jax.process_count() > 1 else "")
     watchdog.at("start", 0)
+    profile = Profile(workdir.absolute() / PROFILE, profiled)
     checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, store)
     began = time.monotonic()
     try:
@@ -117,10 +137,12 @@ def _pretrain(config: Config, workdir: Path, store: RunStore | None, stop: StopS
             reporter.position(0, ledger.position)
             checkpoints.save(0, state, ledger, checkpoint.config_json(config), only_best=False)
         card.end("running", ledger.position)
+        for seq_len in sorted({phase.seq_len for phase in config.phases()}):
+            say(explained(config.model, seq_len, mesh.devices.flat[0].platform), leader)
         device = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
         say(f"training {total - start} steps on {device}; the first step compiles", leader)
         programs = Programs(config, mesh, corpora, tokenizer, cache)
-        ended, ledger = train(programs, checkpoints, reporter, watchdog, stop, abstract, state, ledger)
+        ended, ledger = train(programs, checkpoints, reporter, watchdog, stop, profile, abstract, state, ledger)
         reporter.close()
     except StoreRefused as error:
         say(f"error: {error}; {_kept(workdir)}")
@@ -141,6 +163,7 @@ def _pretrain(config: Config, workdir: Path, store: RunStore | None, stop: StopS
             card.end("disk full")
         return cluster.leave(STOPPED)
     finally:
+        profile.close()
         watchdog.close()
     checkpoints.close()
     good = str(max(checkpoint.saved_steps(workdir), default="none"))  # of hosts without a copy none speaks

@@ -2,6 +2,7 @@
 and the files of the directory.
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -29,6 +30,16 @@ _KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe", "WordLev
 def is_unused(piece: str) -> bool:
     """Whether a piece is a slot that was left for later use."""
     return not piece or _UNUSED.fullmatch(piece) is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Ids of a text; the characters [start, end) that each stands for, spaces before a word perhaps among them; and the
+    number of the stretch, often a word, that the tokenizer cut the text into before it looked for pieces."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    words: list[int]
 
 
 class Tokenizer:
@@ -118,6 +129,11 @@ class Tokenizer:
     def encode_with_specials(self, text: str) -> list[int]:
         """Ids of a text in which "[MASK]" and the other special tokens mean themselves; adds no [CLS] and [SEP]."""
         return self._full.encode(text, add_special_tokens=False).ids
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Pieces]:
+        """The ids of `encode_batch`, and where in its text each of them comes from; slower than that."""
+        encodings = self._plain.encode_batch(list(texts), add_special_tokens=False)
+        return [Pieces(e.ids, e.offsets, [-1 if word is None else word for word in e.word_ids]) for e in encodings]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Readable text; special tokens are kept."""

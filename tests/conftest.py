@@ -2,7 +2,10 @@
 
 import os
 
+from compiling import QUICK
+
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
 import hypothesis
 import pytest
@@ -33,7 +36,7 @@ def full_run(full_recipe):
     import training_runs
 
     workdir = full_recipe.parent / "whole"
-    code, said = training_runs.train(full_recipe, workdir, XLA_FLAGS=training_runs.QUICK, JAX_LOG_COMPILES="1")
+    code, said = training_runs.train(full_recipe, workdir, JAX_LOG_COMPILES="1")
     assert code == 0, said
     return workdir, said
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from compiling import QUICK
+
 TESTS = Path(__file__).parent
 
 
@@ -12,7 +14,7 @@ def run(program: str, output: Path) -> Path:
     """Runs a program of this folder with `output` as its argument; returns the output, which is there now."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(

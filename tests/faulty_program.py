@@ -4,6 +4,7 @@
 {"poison": [[corpus, epoch, block, first row, last row], ...]}: training rows whose loss is no number
 {"spike": [step, factor]}: the loss of a step as the ledger sees it
 {"refuse": n}: a store takes no files from the n-th upload on
+{"decline": n}: Orbax does not make the n-th checkpoint
 """
 
 import importlib
@@ -65,7 +66,7 @@ def break_at(where, nth, what):
 def poison(rows):
     from bert_jax import train_step
     from bert_jax.data import keyed
-    from bert_jax.data.load import RowReader
+    from bert_jax.data.read import RowReader
 
     plan, assemble, sums = RowReader.plan, RowReader.assemble, train_step._sums
     plans = {}
@@ -124,6 +125,18 @@ def refuse(nth):
     Folder.upload = refused
 
 
+def decline(nth):
+    import orbax.checkpoint as ocp
+
+    save, calls = ocp.CheckpointManager.save, [0]
+
+    def declined(self, step, **options):
+        calls[0] += 1
+        return calls[0] != nth and save(self, step, **options)
+
+    ocp.CheckpointManager.save = declined
+
+
 def install(fault):
     if "where" in fault:
         break_at(fault["where"], fault["nth"], fault["what"])
@@ -133,6 +146,8 @@ def install(fault):
         spike(*fault["spike"])
     if "refuse" in fault:
         refuse(fault["refuse"])
+    if "decline" in fault:
+        decline(fault["decline"])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import jax
 import numpy as np
+import optax
 import small_bert
 
 from bert_jax.config import MeshConfig
@@ -23,7 +24,7 @@ SIZES = {"hidden_size": 256, "num_heads": 4, "max_position_embeddings": 128, "dt
 
 
 def main(output: str) -> None:
-    """Loss and gradient norm of a step from random parameters, by attention and mesh."""
+    """Loss, gradient norm, and norms of two biases' moments of a step, by attention and mesh."""
     attention.INTERPRET = True
     results = {}
     for kind, sizes in (("einsum", (1, 1, 1)), ("pallas", (1, 1, 1)), ("pallas", (2, 2, 2))):
@@ -31,8 +32,10 @@ def main(output: str) -> None:
         mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
         batch = jax.device_put(small_bert.packed_batch(config.model, 8, length=128), batch_sharding(mesh))
         step = make_train_step(config, mesh, small_bert.already_masked)
-        _, metrics = step(create_state(config, mesh), batch)
-        results[f"{kind} {sizes}"] = [float(metrics["loss"]), float(metrics["grad_norm"])]
+        state, metrics = step(create_state(config, mesh), batch)
+        moments = optax.tree.get(state.opt_state, "mu")["layers"]["attention"]
+        biases = [float(np.linalg.norm(moments[name]["bias"])) for name in ("query", "value")]
+        results[f"{kind} {sizes}"] = [float(metrics["loss"]), float(metrics["grad_norm"]), *biases]
     Path(output).write_text(json.dumps(results))
 
 

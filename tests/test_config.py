@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.config import Config, DataConfig, default_config, from_dict, max_predictions, parse, to_dict
+from bert_jax.config import Config, DataConfig, default_config, from_dict, max_predictions, to_dict
+from bert_jax.config_check import parse
 from bert_jax.config_file import load
 from data_prep.errors import InputError
 

@@ -27,7 +27,7 @@ KILLED = -signal.SIGKILL
 def train(recipe, workdir, *overrides, fault=None, **environment):
     if fault is not None:
         environment["FAULT"] = json.dumps(fault)
-    return runs.train(recipe, workdir, *overrides, XLA_FLAGS=runs.QUICK, **environment)
+    return runs.train(recipe, workdir, *overrides, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_full_disk_in_the_midst_of_a_save_leaves_the_last_checkpoint(recipe, w
     run = tmp_path / "run"
     assert train(recipe, run, fault={"where": "step", "nth": 6, "what": "kill"})[0] == KILLED
     before = checkpoint.saved_steps(run)
-    process = runs.start(recipe, run, XLA_FLAGS=runs.QUICK)
+    process = runs.start(recipe, run)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
     code, said = runs.finish(process)
     assert code == 75 and "is full" in said and f"checkpoint {before[-1]} is the last good one" in said, said
@@ -146,6 +146,16 @@ def test_many_bad_batches_are_gone_back_from_and_passed_over_also_when_killed(re
     assert read_lines(tmp_path / "killed" / "events.jsonl") == events
 
 
+def test_a_checkpoint_that_is_declined_ends_with_75_and_the_same_command_goes_on(recipe, whole, tmp_path):
+    code, said = train(recipe, tmp_path / "run", fault={"decline": 3})
+    assert code == 75 and "Traceback" not in said, said
+    last = [line for line in said.splitlines() if line][-1]
+    assert last.startswith("error: checkpoint 6 was not saved") and "run the same command again" in last
+    assert runs.card(tmp_path / "run")["ended"] == "not saved"
+    assert train(recipe, tmp_path / "run")[0] == 0
+    assert runs.same_to_the_last_bit(whole, tmp_path / "run")
+
+
 def test_a_hang_ends_with_75_and_names_step_and_stage(recipe, tmp_path):
     code, said = train(
         recipe,
@@ -160,7 +170,7 @@ def test_a_hang_ends_with_75_and_names_step_and_stage(recipe, tmp_path):
 
 
 def test_a_signal_in_the_first_seconds_ends_with_75_too(recipe, tmp_path):
-    process = runs.start(recipe, tmp_path / "run", XLA_FLAGS=runs.QUICK)
+    process = runs.start(recipe, tmp_path / "run")
     while not (tmp_path / "run" / "config.json").exists():
         assert process.poll() is None
         try:

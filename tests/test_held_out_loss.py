@@ -11,8 +11,8 @@ import training_runs as runs
 from small_bert import model_config, random_params
 
 from bert_jax import checkpoint
-from bert_jax.data.load import validation_batches
 from bert_jax.data.plan import RowSettings
+from bert_jax.data.read import validation_batches
 from bert_jax.evaluate import batch_rows, evaluate_run
 from bert_jax.masking import MaskSettings, make_mask_fn
 from data_prep.corpus import Corpus

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import training_runs as runs
+from compiling import QUICK
 
 from bert_jax import checkpoint
 from bert_jax.data.plan import RowSettings, num_blocks, plan_block
@@ -36,7 +37,7 @@ def place(recipe, output, processes, devices, meshes):
     words = [sys.executable, str(PROGRAM), str(recipe), str(output), *meshes]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{runs.QUICK} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(runs.ROOT),
     }
     started = [
@@ -114,7 +115,7 @@ def assert_same_to_rounding(one, two):
 def stopped_by_four(full_recipe, tmp_path_factory):
     """A run of four hosts, stopped: the notice that a host is to go comes as SIGTERM at that host only."""
     workdir = tmp_path_factory.mktemp("four") / "run"
-    devices = f"{runs.QUICK} --xla_force_host_platform_device_count=2"
+    devices = f"{QUICK} --xla_force_host_platform_device_count=2"
     mesh = [f"--config.mesh.{name}=2" for name in ("data", "fsdp", "tensor")]
     hosts = runs.start_hosts(4, full_recipe, workdir, *mesh, XLA_FLAGS=devices)
     runs.wait_for_step(hosts[0], workdir, 4)
@@ -136,9 +137,9 @@ def test_what_four_hosts_began_fewer_go_on_with(stopped_by_four, full_recipe, fu
     stopped = checkpoint.saved_steps(stopped_by_four)[-1]
     workdir = shutil.copytree(stopped_by_four, tmp_path / "run")
     if hosts == 1:
-        ends = [runs.train(full_recipe, workdir, XLA_FLAGS=runs.QUICK)]
+        ends = [runs.train(full_recipe, workdir)]
     else:
-        started = runs.start_hosts(hosts, full_recipe, workdir, XLA_FLAGS=runs.QUICK)
+        started = runs.start_hosts(hosts, full_recipe, workdir)
         ends = [runs.finish(host) for host in started]
     assert [code for code, _ in ends] == [0] * hosts and f"at step {stopped}" in ends[0][1], ends
     assert_same_to_rounding(full_run[0], workdir)
@@ -158,7 +159,7 @@ def test_when_one_host_dies_or_hangs_the_others_end_with_75_in_time(full_recipe,
     limits = ["--config.watchdog.peer_seconds=10", "--config.watchdog.stop_seconds=20"]
     fault = json.dumps({"where": "step", "nth": 6, "what": what})
     environments = [{"FAULT": fault} if i == host else {} for i in range(2)]
-    hosts = runs.start_hosts(2, full_recipe, tmp_path / "run", *limits, XLA_FLAGS=runs.QUICK, environments=environments)
+    hosts = runs.start_hosts(2, full_recipe, tmp_path / "run", *limits, environments=environments)
     runs.wait_for_step(hosts[0], tmp_path / "run", 4 if host else 3)
     began = time.monotonic()
     codes = []
@@ -180,9 +181,7 @@ def test_when_one_host_dies_or_hangs_the_others_end_with_75_in_time(full_recipe,
 def test_a_host_that_finds_no_other_ends_with_75_in_time(full_recipe, tmp_path, host):
     """The one that the others look for, and one that looks for it."""
     began = time.monotonic()
-    process = runs.start(
-        full_recipe, tmp_path / "run", "--config.watchdog.peer_seconds=2", **runs.cluster(2)[host], XLA_FLAGS=runs.QUICK
-    )
+    process = runs.start(full_recipe, tmp_path / "run", "--config.watchdog.peer_seconds=2", **runs.cluster(2)[host])
     code, said = runs.finish(process)
     assert code == 75 and time.monotonic() - began < 90, said
     last = [line for line in said.splitlines() if line][-1]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.data.load import Place, Position
+from bert_jax.data.load import Position
+from bert_jax.data.read import Place
 from bert_jax.ledger import FINE, NOT_FINITE, SPIKE, Best, Ledger, Losses
 
 

@@ -1,11 +1,17 @@
 """What is written down, and what a resumed run cuts."""
 
+import dataclasses
 import json
 
+import jax
 import pytest
+import small_bert
 
-from bert_jax.config import Config, DataConfig, ModelConfig
+from bert_jax.compiled_step import abstract_arguments, jitted_step
+from bert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, max_predictions
+from bert_jax.data.settings import RowSettings
 from bert_jax.metrics import MetricsFile, cut_lines, duration, peak_flops, read_lines, step_flops
+from bert_jax.sharding import make_mesh
 
 
 def test_a_resumed_run_cuts_what_comes_after_its_checkpoint(tmp_path):
@@ -63,3 +69,15 @@ def test_cutting_keeps_exactly_the_lines_before_in_a_long_file_as_well(tmp_path,
     cut_lines(path, updates)
     expected = [line for line in lines if line["step"] < updates + ("loss" not in line)]
     assert path.read_text() == "".join(json.dumps(line) + "\n" for line in expected)
+
+
+def test_flops_are_what_the_compiler_counts_of_a_step():
+    sizes = {"hidden_size": 512, "num_heads": 8, "intermediate_size": 2048, "vocab_size": 5000}
+    config = small_bert.run_config(rows=32, layers="unroll", max_position_embeddings=128, **sizes)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, seq_len=128))
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    counted = jitted_step(config, 0, mesh).lower(*abstract_arguments(config, 0, mesh)).cost_analysis()["flops"]
+    examples = RowSettings.of(config.data, 128).max_examples
+    formula = step_flops(config, 128, 32, max_predictions(config.data, 128), examples)
+    # The compiler counts everything else too: norms, softmax, dropout's hash, the optimizer.
+    assert 1.0 <= counted / formula < 1.1, counted / formula

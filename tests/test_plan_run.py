@@ -14,11 +14,13 @@ import small_bert
 from bert_jax import plan_sweep
 from bert_jax.collectives import Collective
 from bert_jax.compiled_step import bytes_wanted
-from bert_jax.config import PhaseConfig
+from bert_jax.config import MeshConfig, PhaseConfig
 from bert_jax.plan_advice import advice
-from bert_jax.plan_run import TIMES, _times, between_slices, communication_seconds
+from bert_jax.plan_run import TIMES, _times, between_slices, communication_seconds, plan_run
 from bert_jax.program_cycles import Rates, operations, program_cycles
+from bert_jax.roofline import computing_seconds, moved_bytes
 from bert_jax.topology import parse_topology
+from data_prep.errors import InputError
 
 RATES = Rates(flops=100.0, bytes=10.0)
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +98,38 @@ def test_kernels_count_twice_their_bound():
     )
     with pytest.raises(ValueError, match="without a cost estimate"):
         program_cycles(kernel(1, 1).replace("cost_estimate", "other"), RATES)
+
+
+def test_bytes_that_a_program_moves_are_those_of_its_results_twice():
+    # a, b, c's and d's (both sides) copies; the loops' work by their trips; a comparison gives a byte.
+    written = 32 * (1 + 1 + 1 + 2) + 12 * (32 + 1) + 36 * (32 + 1)
+    assert moved_bytes(PROGRAM) == 2 * written
+    assert computing_seconds(1e12, PROGRAM, 1e11, 1e9) == pytest.approx(10.0)
+    assert computing_seconds(1e3, PROGRAM, 1e11, 10.0) == pytest.approx(2 * written / 10.0)
+
+
+def test_a_run_is_planned_for_gpus_by_a_rule_of_thumb():
+    config = small_bert.run_config(hidden_size=64, num_heads=4, dtype="bfloat16")
+    told = plan_run(config, parse_topology("h100:1"), dollars=2.0)
+    assert told["fits"] is True and "rule of thumb" in told["note"]
+    assert told["cost"] == pytest.approx(2.0 * told["hours"])
+    assert _times(told["phases"], parse_topology("h100:1"), None)["cost"] is None  # no price is assumed
+    (phase,) = told["phases"]
+    assert "attention_dropout_rate is above 0" in phase["choices"]
+    assert phase["step_seconds"] >= phase["flops"] / 989e12
+
+
+def test_gpus_are_named_by_hosts_and_how_many_each_has():
+    four = parse_topology("a100:4x8")
+    assert (four.devices, four.hosts, four.slices, four.is_gpu) == (32, 4, 4, True)
+    assert parse_topology("h100:8").hosts == 1 and not parse_topology("v5e:4x4").is_gpu
+    assert between_slices(25_000_000_000, parse_topology("a100:2x8")) == pytest.approx(1.0)
+    for wrong in ("h100", "h100:0", "h100:2x2x2", "h100:axb"):
+        with pytest.raises(InputError, match="h100:8 for a host"):
+            parse_topology(wrong)
+    config = dataclasses.replace(small_bert.run_config(), mesh=MeshConfig(data=3, fsdp=2, tensor=1))
+    with pytest.raises(InputError, match="3 is not divisible by the 2 hosts"):
+        plan_run(config, parse_topology("h100:2x3"))
 
 
 def test_the_compilers_refusal_says_how_much_was_wanted():

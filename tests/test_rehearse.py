@@ -11,7 +11,8 @@ import training_runs as runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, PhaseConfig, TrainConfig, check
+from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, PhaseConfig, TrainConfig
+from bert_jax.config_check import check
 from bert_jax.rehearse import rehearse, shrink, shrink_mesh
 from bert_jax.sharding import check_mesh_sizes
 from bert_jax.topology import parse_topology

@@ -27,7 +27,7 @@ INTEGERS = ("step", "tokens", "examples", "eval/tokens", "eval/examples")
 
 def train(recipe, store, machine, fault=None):
     environment = {"FAULT": json.dumps(fault)} if fault else {}
-    return runs.train(recipe, f"file://{store}", XLA_FLAGS=runs.QUICK, BERT_JAX_CACHE=str(machine), **environment)
+    return runs.train(recipe, f"file://{store}", BERT_JAX_CACHE=str(machine), **environment)
 
 
 def steps_of(store):
@@ -150,7 +150,6 @@ def test_two_hosts_that_share_no_disk_go_on_with_it(moved, full_recipe, full_run
         full_recipe,
         f"file://{store}",
         "--config.mesh.fsdp=2",
-        XLA_FLAGS=runs.QUICK,
         environments=[{"BERT_JAX_CACHE": str(tmp_path / f"machine{i}")} for i in range(2)],
     )
     ends = [runs.finish(host) for host in hosts]
@@ -168,3 +167,24 @@ def test_two_hosts_that_share_no_disk_go_on_with_it(moved, full_recipe, full_run
     for one, two in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
     assert not list((tmp_path / "machine1").glob("runs/*/run/checkpoints/24"))  # the leader alone wrote it
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("machines", [("one", "two"), ("one", "one")])
+def test_two_hosts_go_back_from_bad_batches_in_a_store_as_in_a_directory(full_recipe, tmp_path, machines):
+    """Each with a mirror of its own, or two processes of one machine with one."""
+    fault = {"FAULT": json.dumps({"poison": [[0, 0, 1, 0, 1000]]})}
+    for workdir in (tmp_path / "directory", f"file://{tmp_path / 'store'}"):
+        hosts = runs.start_hosts(
+            2,
+            full_recipe,
+            workdir,
+            "--config.train.max_skipped=2",
+            environments=[{"BERT_JAX_CACHE": str(tmp_path / machine)} for machine in machines],
+            **fault,
+        )
+        ends = [runs.finish(host) for host in hosts]
+        assert [code for code, _ in ends] == [0, 0] and "going back here" in ends[0][1], ends
+    assert runs.same_to_the_last_bit(tmp_path / "directory", tmp_path / "store")
+    assert read_lines(tmp_path / "directory" / "events.jsonl") == read_lines(tmp_path / "store" / "events.jsonl")
+    assert len(list(tmp_path.glob("*/runs/*/store/checkpoints"))) == len(set(machines))

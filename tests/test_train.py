@@ -21,9 +21,9 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(recipe):
-    """The uninterrupted run."""
+    """The uninterrupted run, with a profile of some steps; those that are compared with it have none."""
     workdir = recipe.parent / "whole"
-    code, said = runs.train(recipe, workdir)
+    code, said = runs.train(recipe, workdir, "--profile", "10:12")
     assert code == 0, said
     return workdir
 
@@ -52,6 +52,15 @@ def test_a_whole_run_learns_and_logs_every_step(whole):
     tokens = np.array([line["tokens"] for line in steps])
     padding = np.array([line["padding"] for line in steps])
     np.testing.assert_allclose(np.diff(tokens, prepend=0), np.round((1 - padding) * 8 * 32), atol=1e-3)
+
+
+def test_a_profile_holds_the_steps_asked_for_and_no_others(whole):
+    (trace,) = (whole / "profile").rglob("*.xplane.pb")
+    profile = jax.profiler.ProfileData.from_file(str(trace))
+    events = [event for plane in profile.planes for line in plane.lines for event in line.events]
+    steps = [dict(event.stats)["step_num"] for event in events if event.name == "train"]
+    assert sorted(steps) == [10, 11, 12]
+    assert any("train_step" in event.name for event in events)
 
 
 @pytest.mark.parametrize("step", [2, 11])
@@ -189,6 +198,7 @@ def test_another_corpus_or_tokenizer_is_refused(recipe, whole, tmp_path):
         (["--config.model.hiden_size=5"], "did you mean config.model.hidden_size"),
         (["--config.data.max_predictions=x"], "max_predictions=x"),
         (["--config.init=nowhere"], "nowhere"),
+        (["--profile", "23:24"], "--profile 23:24: the run has steps 0 to 23"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(recipe, tmp_path, overrides, message):

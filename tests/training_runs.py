@@ -50,8 +50,6 @@ def get_config():
     return config
 """
 FAULTY = ROOT / "tests" / "faulty_program.py"
-# Compiles in a third of the time; what is compared is compiled alike.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def make_corpus(directory: Path, documents: int = 400, seed: int = 0) -> Path:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,20 @@ from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 PROBE_FILE = "probe.safetensors"
+AUTO = "auto"
+_HALVES = ("bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How an export is written: `dtype` float32 or bfloat16, in files of at most `max_shard_size` bytes (None: one)."""
+    """How an export is written.
 
-    dtype: str = "float32"
+    Attributes:
+      dtype: float32, bfloat16, float16, or auto: what each tensor of an imported model was, float32 once trained here.
+      max_shard_size: most bytes of a file; one file where None.
+    """
+
+    dtype: str = AUTO
     max_shard_size: int | None = None
 
 
@@ -43,7 +51,7 @@ def to_hf(
     """Writes config.json, the weights, the tokenizer, README.md and probe.safetensors, whole or not at all.
 
     The probe holds inputs and the model's outputs under transformers' names, so that anybody can check with PyTorch
-    (`bert-jax verify` does). In bfloat16 the outputs are those of the rounded weights, computed in float32.
+    (`bert-jax verify` does). In halves the outputs are those of the rounded weights, computed in float32.
 
     Args:
       source: a run, a fine-tuned model, or what `from-hf` wrote.
@@ -53,14 +61,14 @@ def to_hf(
       license: Hugging Face's name of the licence for the model card; a place to fill in where None.
 
     Raises:
-      InputError: no model there, or the output exists.
+      InputError: no model there, numbers too large for the dtype, or the output exists or cannot be written.
       ConversionMismatch: the written files do not compute what the model computes.
     """
     output = Path(output)
     if output.exists():
         raise InputError(f"{output} exists already; remove it or name another output")
-    if form.dtype not in DTYPES:
-        raise InputError(f"--dtype {form.dtype} is not known; known are {', '.join(DTYPES)}")
+    if form.dtype not in (AUTO, *DTYPES):
+        raise InputError(f"--dtype {form.dtype} is not known; known are {', '.join((AUTO, *DTYPES))}")
     model = open_model(source, step)
     tokenizer = load_tokenizer(model.tokenizer_dir)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -72,15 +80,15 @@ def to_hf(
         _write_tokenizer(partial, tokenizer, model)
         inputs = gate.probe_inputs(model.config)
         model = _on_device(model)
-        exact = gate.model_outputs(model, inputs) if form.dtype != "float32" else None
-        _round(model.params, form.dtype)
-        _write_model(partial, model, tokenizer.pad_id, form)
+        exact = gate.model_outputs(model, inputs) if form.dtype in _HALVES else None
+        _round(model.params, [form.dtype])
+        dtype = _write_model(partial, model, tokenizer.pad_id, form)
         outputs = gate.check(partial, model, inputs)
         write_arrays(partial / PROBE_FILE, inputs | outputs)
         rounding = _rounding(exact, outputs, inputs) if exact else None
         if rounding:
             print(f"rounding to {form.dtype} moves {rounding} on the probe", file=sys.stderr)
-        card = model_card(Path(source), output.name, model, form.dtype, rounding, license)
+        card = model_card(Path(source), output.name, model, dtype, rounding, license)
         (partial / "README.md").write_text(card)
 
         # Of the model only shapes are needed now: two of a large one do not fit where one does.
@@ -90,7 +98,8 @@ def to_hf(
             trial = partial / "trial"
             trial.mkdir()
             stand_in = gate.stand_in(model, narrow)
-            _round(stand_in.params, form.dtype)
+            # What is exact in bfloat16, and in float16 after that, is so in whatever kinds an imported model mixes.
+            _round(stand_in.params, _HALVES if form.dtype == AUTO and model.dtypes else [form.dtype])
             _write_model(trial, stand_in, tokenizer.pad_id, form)
             gate.check_nothing_lost(trial, stand_in)
             gate.check(trial, stand_in, gate.stand_in_inputs(model.config))
@@ -102,7 +111,7 @@ def _on_device(model: SavedModel) -> SavedModel:
     """The model with its arrays on the device; each leaves the host as it comes there."""
 
     def move(tree: Params) -> Params:
-        return {name: move(part) if isinstance(part, dict) else jnp.asarray(part) for name, part in _emptied(tree)}
+        return {name: move(part) if isinstance(part, dict) else gate.on_device(part) for name, part in _emptied(tree)}
 
     return dataclasses.replace(model, params=move(model.params))
 
@@ -112,15 +121,21 @@ def _emptied(tree: Params):
         yield name, tree.pop(name)
 
 
-def _round(params: Params, dtype: str) -> None:
-    """Rounds the arrays of a tree, in place, to the nearest numbers of `dtype`; they stay float32."""
-    if dtype == "float32":
-        return
-    for name, part in params.items():
-        if isinstance(part, dict):
-            _round(part, dtype)
-        else:
+def _round(params: Params, dtypes: Sequence[str]) -> None:
+    """Rounds the arrays of a tree, in place, to the nearest numbers of a half, or one after the other; they stay
+    float32."""
+    for dtype in (each for each in dtypes if each in _HALVES):
+        most = float(jnp.finfo(dtype).max)
+        for name, part in params.items():
+            if isinstance(part, dict):
+                _round(part, [dtype])
+                continue
             params[name] = part.astype(dtype).astype(jnp.float32)
+            if not jnp.isfinite(params[name]).all():
+                raise InputError(
+                    f"--dtype {dtype} ends at {most:.5g}, and a {name} of the model has {jnp.abs(part).max():.5g}; "
+                    "write bfloat16 or float32"
+                )
 
 
 def _rounding(exact: gate.Probe, rounded: gate.Probe, inputs: gate.Probe) -> str:
@@ -134,14 +149,21 @@ def _rounding(exact: gate.Probe, rounded: gate.Probe, inputs: gate.Probe) -> str
     return " and ".join(facts)
 
 
-def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) -> None:
+def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) -> str:
+    """Writes config.json and the weights; returns the kind of most of their numbers, as config.json says it."""
     family = FAMILIES[model.config.family]
     objective = {"sop": "nsp", "regression": "classification"}.get(model.objective, model.objective)
+    tensors = {
+        name: dataclasses.replace(tensor, dtype=model.dtypes.get(name, "float32") if form.dtype == AUTO else form.dtype)
+        for name, tensor in to_tensors(family, model.config, model.params).items()
+    }
+    kinds = [tensor.dtype for tensor in tensors.values()]
+    usual = max(DTYPES, key=kinds.count)
     fields: dict[str, Any] = {"pad_token_id": pad_id} | family.config_to_hf(model.config)
     fields |= {
         "architectures": [family.architecture(objective)],
-        "dtype": form.dtype,
-        "torch_dtype": form.dtype,
+        "dtype": usual,
+        "torch_dtype": usual,
     }
     if model.objective in ("classification", "regression", "tagging"):
         labels = [str(label) for label in model.card["labels"]] or ["LABEL_0"]
@@ -150,8 +172,8 @@ def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) ->
     if model.objective in ("classification", "regression"):
         problem = "regression" if model.objective == "regression" else "single_label_classification"
         fields["problem_type"] = problem
-    tensors = to_tensors(family, model.config, model.params)
-    write_directory(directory, fields, tensors, form.dtype, form.max_shard_size)
+    write_directory(directory, fields, tensors, form.max_shard_size)
+    return usual
 
 
 def _write_tokenizer(directory: Path, tokenizer: Tokenizer, model: SavedModel) -> None:

@@ -20,7 +20,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TORCH_FILE = "pytorch_model.bin"
 _KINDS_OF_FILES = (WEIGHTS_FILE, TORCH_FILE)  # in the order in which they are looked for
-_FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def is_hf_directory(directory: Path) -> bool:
@@ -47,6 +47,12 @@ class Tensors:
         file, stored, _ = self._files[name]
         return tuple(file.get_slice(stored).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """Kind of a tensor's numbers as NumPy calls it, or as the file does where they are no floats."""
+        file, stored, _ = self._files[name]
+        kind = file.get_slice(stored).get_dtype()
+        return FLOATS.get(kind, kind)
+
     def read(self, name: str) -> np.ndarray:
         """A tensor of floats as float32.
 
@@ -56,8 +62,8 @@ class Tensors:
         file, stored, path = self._files[name]
         try:
             kind = file.get_slice(stored).get_dtype()
-            if kind not in _FLOATS:
-                raise InputError(f"{path}: tensor {stored} is of type {kind}; weights must be {', '.join(_FLOATS)}")
+            if kind not in FLOATS:
+                raise InputError(f"{path}: tensor {stored} is of type {kind}; weights must be {', '.join(FLOATS)}")
             tensor = file.get_tensor(stored).astype(np.float32, copy=False)
         except SafetensorError as error:
             raise InputError(f"{path}: tensor {stored} cannot be read ({error}); copy the model again") from None

@@ -6,6 +6,7 @@ wants all of them in memory, twice.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,8 @@ from bert_jax.convert.hf_files import CONFIG_FILE, WEIGHTS_FILE
 from bert_jax.convert.mapping import Tensor
 from data_prep.errors import InputError
 
-DTYPES = ("float32", "bfloat16")
-_KINDS = {"float32": "F32", "bfloat16": "BF16", "int64": "I64"}
+DTYPES = ("float32", "bfloat16", "float16")
+_KINDS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -40,7 +41,6 @@ def write_directory(
     directory: Path,
     fields: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    dtype: str = "float32",
     max_shard_size: int | None = None,
 ) -> None:
     """Writes config.json, and model.safetensors, or shards and their index where it would be larger than
@@ -50,26 +50,26 @@ def write_directory(
       InputError: a file cannot be written (a full disk, say).
     """
     (directory / CONFIG_FILE).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-    shards = _shards(tensors, dtype, max_shard_size)
+    shards = _shards(tensors, max_shard_size)
     if len(shards) == 1:
-        write_tensors(directory / WEIGHTS_FILE, tensors, dtype)
+        write_tensors(directory / WEIGHTS_FILE, tensors)
         return
     stem = Path(WEIGHTS_FILE).stem
     weight_map: dict[str, str] = {}
     for i, names in enumerate(shards, 1):
         file = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
-        write_tensors(directory / file, {name: tensors[name] for name in names}, dtype)
+        write_tensors(directory / file, {name: tensors[name] for name in names})
         weight_map |= dict.fromkeys(names, file)
-    total = sum(_size(tensor, dtype) for tensor in tensors.values())
+    total = sum(map(_size, tensors.values()))
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (directory / f"{WEIGHTS_FILE}.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _shards(tensors: Mapping[str, Tensor], dtype: str, most: int | None) -> list[list[str]]:
+def _shards(tensors: Mapping[str, Tensor], most: int | None) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     filled = 0
     for name, tensor in tensors.items():
-        size = _size(tensor, dtype)
+        size = _size(tensor)
         if most is not None and shards[-1] and filled + size > most:
             shards.append([])
             filled = 0
@@ -78,16 +78,16 @@ def _shards(tensors: Mapping[str, Tensor], dtype: str, most: int | None) -> list
     return shards
 
 
-def _size(tensor: Tensor, dtype: str) -> int:
-    return int(np.prod(tensor.shape, dtype=np.int64)) * _numpy(dtype).itemsize
+def _size(tensor: Tensor) -> int:
+    return math.prod(tensor.shape) * _numpy(tensor.dtype).itemsize
 
 
 def _numpy(dtype: str) -> np.dtype:
     return np.dtype(jnp.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float32") -> None:
-    """A safetensors file, marked as transformers expects it; numbers are rounded to the nearest of `dtype`.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file, marked as transformers expects it; numbers are rounded to the nearest of a tensor's dtype.
 
     Raises:
       InputError: it cannot be written.
@@ -95,15 +95,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
-        begin, end = end, end + _size(tensor, dtype)
-        header[name] = {"dtype": _KINDS[dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        begin, end = end, end + _size(tensor)
+        header[name] = {"dtype": _KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     content = json.dumps(header, separators=(",", ":")).encode()
     content += b" " * (-len(content) % 8)  # so that the numbers are aligned
     try:
         with path.open("wb") as file:
             file.write(len(content).to_bytes(8, "little") + content)
             for tensor in tensors.values():
-                file.write(np.ascontiguousarray(tensor.make(), _numpy(dtype)).reshape(-1).view(np.uint8).data)
+                file.write(np.ascontiguousarray(tensor.make(), _numpy(tensor.dtype)).reshape(-1).view(np.uint8).data)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}); free space or name another output") from None
 

@@ -1,5 +1,6 @@
 """A Hugging Face directory as a model of ours."""
 
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import checkpoint
@@ -54,8 +56,7 @@ def from_hf(directory: str | Path, output: str | Path) -> None:
         )
     with tempfile.TemporaryDirectory() as tokenizer_dir:
         tokenizer.save(tokenizer_dir)
-        saved = SavedModel(model.config, model.objective, model.params, Path(tokenizer_dir), 0, model.card)
-        checkpoint.save_model(output, saved)
+        checkpoint.save_model(output, dataclasses.replace(model, tokenizer_dir=Path(tokenizer_dir)))
 
 
 def open_model(directory: str | Path, step: int | None = None) -> SavedModel:
@@ -98,7 +99,7 @@ def read_hf(directory: Path) -> SavedModel:
         objective = _objective_of(family, objective, tensors)
         shapes = abstract_params(config, objective)
     params = _read_params(family, config, objective, shapes, tensors, directory)
-    return SavedModel(config, objective, params, directory, 0, card)
+    return SavedModel(config, objective, params, directory, 0, card, _dtypes(family, config, params, tensors))
 
 
 def _architecture(fields: dict[str, Any], where: Path) -> tuple[Family, str]:
@@ -182,7 +183,9 @@ def _read_params(
                 )
             row.fill_ours(part, tensors.read(name))
         pairs.append((row.ours, array))
-    return _in_order(nest(pairs) | fresh_parts(config, objective, fresh), shapes)
+    heads, usual = fresh_parts(config, objective, fresh), jnp.dtype(_usual_dtype(tensors))
+    heads = jax.tree.map(lambda leaf: leaf.astype(usual).astype(np.float32), heads)  # so that it is written exactly
+    return _in_order(nest(pairs) | heads, shapes)
 
 
 def fresh_parts(config: ModelConfig, objective: str, parts: Sequence[str], seed: int = 0) -> Params:
@@ -197,6 +200,27 @@ def fresh_parts(config: ModelConfig, objective: str, parts: Sequence[str], seed:
     return jax.tree.map(np.asarray, jax.jit(draw)())
 
 
+def _usual_dtype(tensors: Tensors) -> str:
+    kinds = [tensors.dtype(name) for name in tensors.names()]
+    return max(("float32", "float16", "bfloat16"), key=kinds.count)
+
+
+def _dtypes(family: Family, config: ModelConfig, params: Params, tensors: Tensors) -> dict[str, str]:
+    """Kinds of the tensors that an export will write, those of float32 left out; a fresh head is of the usual kind."""
+    there, usual = set(tensors.names()), _usual_dtype(tensors)
+    names = [name for row, _ in family.rows(params) for name in row.names(config.num_layers)]
+    # Of an untied model some are written twice, and may have been there once.
+    twice = family.copies(names)
+    others = twice | {original: copy for copy, original in twice.items()}
+    found = {}
+    for name in (*names, *twice):
+        stored = next((each for each in (name, others.get(name)) if each in there), None)
+        found[name] = tensors.dtype(stored) if stored else usual
+    if "float64" in found.values():
+        print("weights of float64 are rounded to float32", file=sys.stderr)
+    return {name: kind for name, kind in found.items() if kind in ("float16", "bfloat16")}
+
+
 def _account_for(family: Family, extra: set[str], source: dict[str, str], tensors: Tensors, directory: Path) -> None:
     """Every tensor without a row is a copy, a counter, or named on stderr.
 
@@ -204,11 +228,13 @@ def _account_for(family: Family, extra: set[str], source: dict[str, str], tensor
       extra: names of those tensors.
       source: name of a tensor with a row to that of the copy which is read in its place.
     """
+    made_anew, again = set(), family.copies(tensors.names()) if source else {}
     for copy, original in family.tied.items():
         if copy not in extra or original not in tensors.names():
             continue
         extra = extra - {copy}
         if np.array_equal(tensors.read(copy), tensors.read(original)):
+            made_anew |= {copy} - again.keys()
             continue
         if source.get(original) != copy:
             raise InputError(
@@ -218,7 +244,9 @@ def _account_for(family: Family, extra: set[str], source: dict[str, str], tensor
         extra = extra | {original}
     extra = extra - set(source.values())
     if family.position_ids in extra and tensors.counts_up(family.position_ids):
-        extra = extra - {family.position_ids}
+        extra, made_anew = extra - {family.position_ids}, made_anew | {family.position_ids}
+    if made_anew:
+        print(f"{directory}: left to transformers, which makes it of others: {_listed(made_anew)}", file=sys.stderr)
     if extra:
         print(f"{directory}: left out, since it belongs to nothing here: {_listed(extra)}", file=sys.stderr)
 

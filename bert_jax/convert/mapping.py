@@ -152,11 +152,12 @@ def nest(pairs: Iterable[tuple[str, Any]]) -> Params:
 class Tensor:
     """One of their tensors, made when it is asked for: of a large model a second copy is never whole in memory.
 
-    `make()` gives a contiguous float32 array of `shape`.
+    `make()` gives a contiguous float32 array of `shape`; `dtype` is the kind of numbers to write it in.
     """
 
     shape: Shape
     make: Callable[[], np.ndarray]
+    dtype: str = "float32"
 
 
 def to_tensors(family: Family, config: ModelConfig, params: Params) -> dict[str, Tensor]:

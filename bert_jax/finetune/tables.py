@@ -100,6 +100,19 @@ def read_table(path: str | Path) -> Table:
     readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix not in readers:
         raise InputError(f"{path} ends in {path.suffix or 'nothing'!r}; known are {', '.join(readers)}")
+    content = read_text(path)
+    table = readers[path.suffix](path, content)
+    if not table.rows:
+        raise InputError(f"{path} has a header but no rows; give it some")
+    return table
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+      InputError: no such file, nothing in it, or no UTF-8.
+    """
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -107,11 +120,8 @@ def read_table(path: str | Path) -> Table:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 at byte {error.start}; convert it") from None
     if not content.strip():
-        raise InputError(f"{path} is empty; give it a header and rows")
-    table = readers[path.suffix](path, content)
-    if not table.rows:
-        raise InputError(f"{path} has a header but no rows; give it some")
-    return table
+        raise InputError(f"{path} is empty; give it rows")
+    return content
 
 
 def _checked(path: Path, records: list[tuple[int, list[str]]]) -> Table:

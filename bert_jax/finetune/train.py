@@ -1,9 +1,10 @@
-"""Fine-tuning: a linear head on the pooled [CLS], trained with the encoder (Devlin et al., 2018, section 4.1)."""
+"""Fine-tuning: a task head, trained with the encoder (Devlin et al., 2018, section 4.1)."""
 
 import dataclasses
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,32 @@ import optax
 
 from bert_jax import checkpoint
 from bert_jax.checkpoint import SavedModel
-from bert_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig, has_token_types
+from bert_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from bert_jax.convert.importing import fresh_parts, open_model
-from bert_jax.finetune.encode import Encoded, batch, bucket_lengths, encode, epoch_batches
+from bert_jax.finetune.classification import classification, regression
+from bert_jax.finetune.encode import batch, bucket_lengths, epoch_batches
 from bert_jax.finetune.infer import all_logits
-from bert_jax.finetune.metrics import classification_metrics, regression_metrics
-from bert_jax.finetune.tables import Table, read_table
+from bert_jax.finetune.question_answering import question_answering
+from bert_jax.finetune.tagging import tagging
+from bert_jax.finetune.task import Loss, Task
 from bert_jax.model.bert import Dropout, Params
-from bert_jax.model.classifier import classifier_logits, init_classifier
+from bert_jax.model.classifier import init_head
+from bert_jax.model.token_heads import HEADS
 from bert_jax.optimizer import make_optimizer
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
-TASKS = ("classification", "regression")
-_DECIDES = {"classification": "accuracy", "regression": "pearson"}  # which metric says what the best epoch is
-_USUAL_LENGTH, _SHORTEST = 128, 8
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": classification,
+    "regression": regression,
+    "tagging": tagging,
+    "qa": question_answering,
+}
+_OPTIONS = {"tagging": ("tokens_field", "tags_field"), "qa": ("null_threshold",)}  # beside those of all tasks
+_HEADS = ("classifier", *HEADS.values())
+_USUAL_LENGTHS, _SHORTEST = {"qa": 384}, 8
+_USUAL_LENGTH = 128  # of the other tasks
+_TELL_EVERY = 60.0  # seconds
 
 
 def finetune(
@@ -46,6 +58,7 @@ def finetune(
     seed: int = 0,
     warmup_share: float = 0.1,
     weight_decay: float = 0.01,
+    **options: Any,
 ) -> dict[str, Any]:
     """Trains a head and the encoder under it, and keeps the epoch that is best on `dev` (the first of equals).
 
@@ -53,13 +66,17 @@ def finetune(
     arguments (and of backend and library versions). Progress goes to stderr. One device is used.
 
     Args:
-      task: "classification" (best: highest accuracy) or "regression" (best: highest pearson).
-      train, dev: .tsv, .csv or .jsonl with a `label` column and one or two columns of text (two make pairs).
+      task: "classification" (best: highest accuracy), "regression" (highest pearson), "tagging" (highest f1 of
+        entities, or accuracy where labels mark none) or "qa" (highest f1).
+      train, dev: .tsv, .csv or .jsonl with a `label` column and one or two columns of text (two make pairs); of tagging
+        see `read_tagged`, of qa `read_questions`.
       init: a run, what `from-hf` wrote, or a Hugging Face directory; its pooler is used where it has one.
       workdir: must not exist; gets the model, and metrics.json with what this function returns. Whole or not at all.
       epochs, batch_size, learning_rate, seed: of the training; the rate is its peak.
-      max_seq_len: tokens of a row, specials included; what is longer is cut. Unless given, 128 or what the model has
-        positions for.
+      max_seq_len: tokens of a row, specials included; what is longer is cut, or takes several rows. Unless given,
+        128 (of qa 384) or what the model has positions for.
+      options: of tagging, `tokens_field` and `tags_field`: the lists in .jsonl; of qa, `null_threshold`: by how much no
+        answer must beat the best one.
 
     Returns:
       {"task", "dev": metrics of the kept epoch, "best_epoch": from 1, "epochs": [metrics and train loss of each]}.
@@ -68,27 +85,18 @@ def finetune(
       InputError: a wrong argument, file or model, or a loss that is no longer finite.
     """
     workdir = Path(workdir)
-    _check_settings(task, workdir, epochs, batch_size, learning_rate, max_seq_len)
-    train_table, dev_table = read_table(train), read_table(dev)
-    columns = train_table.text_columns()
-    dev_table.texts(columns)
-    labels, train_truth, dev_truth = _truths(task, train_table, dev_table)
-
+    _check_settings(task, workdir, epochs, batch_size, learning_rate, max_seq_len, options)
     saved = open_model(init)
     positions = saved.config.max_position_embeddings
-    max_seq_len = max_seq_len or min(_USUAL_LENGTH, positions)
+    max_seq_len = max_seq_len or min(_USUAL_LENGTHS.get(task, _USUAL_LENGTH), positions)
     if max_seq_len > positions:
         raise InputError(f"--max-seq-len {max_seq_len} exceeds the {positions} positions of {init}; lower it")
-    if len(columns) > 1 and has_token_types(saved.config) and saved.config.type_vocab_size < 2:
-        raise InputError(f"{init} has no token type for a second text; keep one text column in {train}")
     tokenizer = load_tokenizer(saved.tokenizer_dir)
-    types = has_token_types(saved.config)
-    train_rows = encode(tokenizer, train_table.texts(columns), max_seq_len, types)
-    dev_rows = encode(tokenizer, dev_table.texts(columns), max_seq_len, types)
+    ready = TASKS[task](Path(train), Path(dev), saved, tokenizer, max_seq_len, **options)
     config = _compute_config(saved.config)
-    params = _first_params(saved, max(1, len(labels)), seed, init)
+    params = _first_params(saved, ready, seed, init)
 
-    steps = epochs * math.ceil(len(train_rows.ids) / batch_size)
+    steps = epochs * math.ceil(len(ready.train.encoded.ids) / batch_size)
     optimizer = make_optimizer(
         Config(
             train=TrainConfig(num_steps=steps),
@@ -97,18 +105,16 @@ def finetune(
             ),
         )
     )
-    step_fn = _make_step(task, config, optimizer, seed)
+    step_fn = _make_step(ready.logits, ready.loss, config, optimizer, seed)
     opt_state = optimizer.init(params)
     best, best_params, history = 0, params, []
     for epoch in range(epochs):
-        params, opt_state, loss = _train_epoch(
-            step_fn, params, opt_state, train_rows, train_truth, batch_size, max_seq_len, seed, epoch
-        )
+        params, opt_state, loss = _train_epoch(step_fn, params, opt_state, ready, batch_size, max_seq_len, seed, epoch)
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss} in epoch {epoch + 1}; lower --learning-rate ({learning_rate})")
-        metrics = _measure(task, all_logits(config, params, dev_rows, batch_size, max_seq_len), dev_truth, len(labels))
+        metrics = ready.measure(all_logits(ready.logits, config, params, ready.dev, batch_size, max_seq_len))
         history.append({"train_loss": loss} | metrics)
-        decides = _DECIDES[task]
+        decides = ready.decides
         if epoch == 0 or metrics[decides] > history[best][decides]:
             best, best_params = epoch, jax.tree.map(np.array, params)  # a copy: the step donates
         print(
@@ -117,7 +123,7 @@ def finetune(
 
     kept = {name: value for name, value in history[best].items() if name != "train_loss"}
     result = {"task": task, "dev": kept, "best_epoch": best + 1, "epochs": history}
-    card = {"task": task, "labels": labels, "max_seq_len": max_seq_len, "text_columns": columns}
+    card = {"task": task, "labels": ready.labels, "max_seq_len": max_seq_len} | ready.card
     model = SavedModel(saved.config, task, best_params, saved.tokenizer_dir, steps // epochs * (best + 1), card)
     _write(workdir, model, tokenizer, result)
     return result
@@ -133,7 +139,13 @@ def _write(workdir: Path, model: SavedModel, tokenizer: Tokenizer, result: dict[
 
 
 def _check_settings(
-    task: str, workdir: Path, epochs: int, batch_size: int, learning_rate: float, max_seq_len: int | None
+    task: str,
+    workdir: Path,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    max_seq_len: int | None,
+    options: dict[str, Any],
 ) -> None:
     if task not in TASKS:
         raise InputError(f"--task {task} is not known; known are {', '.join(TASKS)}")
@@ -145,39 +157,9 @@ def _check_settings(
         raise InputError(f"--learning-rate {learning_rate} must be positive")
     if max_seq_len is not None and max_seq_len < _SHORTEST:
         raise InputError(f"--max-seq-len {max_seq_len} is too short; it must be at least {_SHORTEST}")
-
-
-def _truths(task: str, train: Table, dev: Table) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of the labels (none for regression), and the labels of both files: int32 numbers, or float32 values."""
-    if task == "regression":
-        return [], np.array(train.numbers(), np.float32), np.array(dev.numbers(), np.float32)
-    train_labels, dev_labels = train.labels(), dev.labels()
-    labels = _in_order(set(train_labels))
-    if len(labels) < 2:
-        raise InputError(f"{train.path} has one label only, {labels[0]!r}; classification needs two or more")
-    numbers = {label: i for i, label in enumerate(labels)}
-    for i, label in enumerate(dev_labels):
-        if label not in numbers:
-            raise InputError(
-                f"{dev.where(i)}: label {label!r} does not occur in {train.path}, which has {_named(labels)}"
-            )
-
-    def as_numbers(part: list[str]) -> np.ndarray:
-        return np.array([numbers[label] for label in part], np.int32)
-
-    return labels, as_numbers(train_labels), as_numbers(dev_labels)
-
-
-def _in_order(labels: set[str]) -> list[str]:
-    """Sorted, as numbers where all are."""
-    try:
-        return sorted(labels, key=lambda label: (int(label), label))
-    except ValueError:
-        return sorted(labels)
-
-
-def _named(labels: list[str]) -> str:
-    return ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+    for name in options:
+        if name not in _OPTIONS.get(task, ()):
+            raise InputError(f"--{name.replace('_', '-')} is no option of --task {task}; leave it out")
 
 
 def _compute_config(config: ModelConfig) -> ModelConfig:
@@ -185,36 +167,42 @@ def _compute_config(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, dtype="float32") if jax.default_backend() == "cpu" else config
 
 
-def _first_params(saved: SavedModel, num_labels: int, seed: int, init: str | Path) -> Params:
-    parts: Params = {name: saved.params[name] for name in ("embeddings", "layers", "pooler") if name in saved.params}
-    if "classifier" in saved.params:
-        print(f"{init}: its task head is left out, a new one starts fresh", file=sys.stderr)
-    if "pooler" not in parts:
-        print(f"{init} has no pooler: started fresh", file=sys.stderr)
-        parts |= fresh_parts(saved.config, "nsp", ["pooler"], seed)
-    parts["classifier"] = init_classifier(saved.config, num_labels, seed)
+def _first_params(saved: SavedModel, task: Task, seed: int, init: str | Path) -> Params:
+    parts: Params = {name: saved.params[name] for name in ("embeddings", "layers")}
+    if task.head == "classifier":
+        if "pooler" in saved.params:
+            parts["pooler"] = saved.params["pooler"]
+        else:
+            print(f"{init} has no pooler: started fresh", file=sys.stderr)
+            parts |= fresh_parts(saved.config, "nsp", ["pooler"], seed)
+    parts[task.head] = init_head(saved.config, task.outputs, seed)
+    if saved.objective == task.name and saved.card["labels"] == task.labels:
+        print(f"{init}: its {task.name} head goes on", file=sys.stderr)
+        parts[task.head] = saved.params[task.head]
+    elif any(head in saved.params for head in _HEADS):
+        kind = "of other labels" if saved.objective == task.name else f"for {saved.objective}"
+        print(f"{init}: its head, {kind}, is left out, a new one starts fresh", file=sys.stderr)
     return jax.tree.map(jnp.array, parts)
 
 
-def _make_step(task: str, config: ModelConfig, optimizer: optax.GradientTransformation, seed: int) -> Callable:
-    """(params, opt_state, step, batch) to (params, opt_state, sum of losses); params and opt_state are donated.
+def _make_step(
+    logits_fn: Callable, loss_of: Loss, config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
+) -> Callable:
+    """(params, opt_state, step, batch) to (params, opt_state, sum of losses, their count); params and opt_state are
+    donated.
 
-    The batch also has truth, weights (0 for padding rows) and rows, all [B].
+    The batch also has truth, weights (0 for padding rows) and rows, all [B, ...].
     """
 
     def loss_fn(params: Params, step, batch: dict[str, jax.Array]):
-        logits = classifier_logits(config, params, batch, Dropout(seed, step, batch["rows"]))
-        if task == "regression":
-            losses = jnp.square(logits[:, 0] - batch["truth"])
-        else:
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["truth"])
-        total = jnp.sum(losses * batch["weights"])
-        return total / jnp.sum(batch["weights"]), total
+        logits = logits_fn(config, params, batch, Dropout(seed, step, batch["rows"]))
+        total, count = loss_of(logits, batch)
+        return total / jnp.maximum(count, 1), (total, count)
 
     def step_fn(params: Params, opt_state, step, batch: dict[str, jax.Array]):
-        grads, total = jax.grad(loss_fn, has_aux=True)(params, step, batch)
+        grads, sums = jax.grad(loss_fn, has_aux=True)(params, step, batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, total
+        return optax.apply_updates(params, updates), opt_state, sums
 
     return jax.jit(step_fn, donate_argnums=(0, 1))
 
@@ -223,30 +211,32 @@ def _train_epoch(
     step_fn: Callable,
     params: Params,
     opt_state: Any,
-    encoded: Encoded,
-    truth: np.ndarray,
+    task: Task,
     batch_size: int,
     max_seq_len: int,
     seed: int,
     epoch: int,
 ) -> tuple[Params, Any, float]:
-    lengths = encoded.lengths()
+    """Parameters, optimizer state and mean loss after every training row was seen once more."""
+    lengths = task.train.encoded.lengths()
     buckets = bucket_lengths(lengths, max_seq_len)
-    totals = []
-    step = epoch * math.ceil(len(lengths) / batch_size)
+    parts = []
+    in_epoch = math.ceil(len(lengths) / batch_size)
+    step, told = epoch * in_epoch, time.monotonic()
     for rows in epoch_batches(lengths, batch_size, seed, epoch):
-        arrays = batch(encoded, rows, batch_size, buckets)
-        padded = np.concatenate([rows, np.zeros(batch_size - len(rows), np.int64)])
-        arrays["truth"] = truth[padded]
+        arrays = batch(task.train.encoded, rows, batch_size, buckets)
+        arrays["truth"] = task.train.truths(rows, batch_size, arrays["input_ids"].shape[1])
         arrays["weights"] = (np.arange(batch_size) < len(rows)).astype(np.float32)
-        arrays["rows"] = padded.astype(np.int32)
-        params, opt_state, total = step_fn(params, opt_state, np.int32(step), arrays)
-        totals.append(total)
+        arrays["rows"] = np.concatenate([rows, np.zeros(batch_size - len(rows), np.int64)]).astype(np.int32)
+        params, opt_state, sums = step_fn(params, opt_state, np.int32(step), arrays)
+        parts.append(sums)
         step += 1
-    return params, opt_state, float(np.sum([np.float64(total) for total in totals]) / len(lengths))
-
-
-def _measure(task: str, logits: np.ndarray, truth: np.ndarray, num_labels: int) -> dict[str, float]:
-    if task == "regression":
-        return regression_metrics(truth, logits[:, 0])
-    return classification_metrics(truth, logits.argmax(-1).astype(np.int32), num_labels)
+        if len(parts) > 1 and time.monotonic() - told > _TELL_EVERY:
+            told = time.monotonic()
+            total, count = parts[-2]  # the newest one is still being computed
+            print(
+                f"epoch {epoch + 1}: {len(parts)} of {in_epoch} batches, loss {total / count:.4f}",
+                file=sys.stderr,
+            )
+    total, count = np.array(jax.device_get(parts), np.float64).sum(0)
+    return params, opt_state, float(total / count)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, BFloat16, Float, Int, UInt32
 
 from bert_jax import random_bits
 
@@ -43,7 +43,7 @@ class _Shape:
     @property
     def together(self) -> int:
         """Heads that share the lanes of a register."""
-        return max(1, LANES // self.head_size)
+        return heads_together(self.head_size)
 
     @property
     def lanes(self) -> int:
@@ -74,9 +74,14 @@ class _Shape:
         )
 
 
+def heads_together(head_size: int) -> int:
+    """Heads that share the lanes of a register."""
+    return max(1, LANES // head_size)
+
+
 def supports(length: int, heads: int, head_size: int) -> bool:
     """Whether rows of `length` positions with so many heads of so many features can be had."""
-    together = max(1, LANES // head_size)
+    together = heads_together(head_size)
     fitting = (together * head_size) % LANES == 0 and heads % together == 0
     return length % LANES == 0 and length <= MAX_LENGTH and fitting
 
@@ -86,20 +91,24 @@ def attend(
     head_size: int,
     rate: float,
     interpret: bool,
-    query: Float[Array, "B S E"],
-    key: Float[Array, "B S E"],
-    value: Float[Array, "B S E"],
+    projected: Float[Array, "B S F"],
+    bias: Float[Array, " F"],
     segment_ids: Int[Array, "B S"],
     row_keys: UInt32[Array, "2 B"],
     first_head: Int[Array, "1"],
-) -> Float[Array, "B S E"]:
+) -> BFloat16[Array, "B S E"]:
     """softmax(query key^T / sqrt(head_size)) value within segments, with dropout of the probabilities.
+
+    The bias is added here because the kernel of the backward pass sums its gradient while it has it at hand; apart,
+    that would be one more reading of a whole array.
 
     Args:
       head_size: features a head; E is a number of heads times that.
       rate: of dropout.
       interpret: run it as plain jax, wherever there is no TPU.
-      query, key, value: bfloat16, heads side by side; what `supports` says of S and heads holds.
+      projected: without the bias, with F = 3 E: of every `heads_together` heads the queries, the keys, then the values,
+        side by side. Taken in bfloat16 once the bias is added; what `supports` says of S and heads holds.
+      bias: of the same order.
       segment_ids: positions attend those with the same number.
       row_keys: from `random_bits.row_keys`, of every row.
       first_head: the number of the first head, where other devices have others.
@@ -107,20 +116,24 @@ def attend(
     Returns:
       the context, bfloat16, heads side by side.
     """
-    return _forward(head_size, rate, interpret, query, key, value, segment_ids, row_keys, first_head)[0]
+    return _forward(head_size, rate, interpret, projected, bias, segment_ids, row_keys, first_head)[0]
 
 
-def _shape(head_size: int, rate: float, query: Array) -> _Shape:
-    batch, length, features = query.shape
-    return _Shape(batch, length, features // head_size, head_size, rate)
+def _shape(head_size: int, rate: float, projected: Array) -> _Shape:
+    batch, length, features = projected.shape
+    return _Shape(batch, length, features // 3 // head_size, head_size, rate)
 
 
-def _specs(shape: _Shape, arrays: int) -> tuple[pl.BlockSpec, list[pl.BlockSpec], pl.BlockSpec]:
-    """Blocks of segment ids, of `arrays` arrays of the input's shape, and of the logarithms of sums."""
+def _spec(shape: _Shape, arrays: int) -> pl.BlockSpec:
+    """Blocks of an array that has so many times the features of queries."""
+    return pl.BlockSpec((shape.rows, shape.length, arrays * shape.lanes), lambda i, j, *_: (i, 0, j))
+
+
+def _specs(shape: _Shape) -> tuple[pl.BlockSpec, pl.BlockSpec]:
+    """Blocks of segment ids and of the logarithms of sums."""
     segments = pl.BlockSpec((shape.rows, 1, shape.length), lambda i, j, *_: (i, 0, 0))
-    wide = pl.BlockSpec((shape.rows, shape.length, shape.lanes), lambda i, j, *_: (i, 0, j))
     logs = pl.BlockSpec((shape.rows, 1, shape.together, shape.length), lambda i, j, *_: (i, j, 0, 0))
-    return segments, [wide] * arrays, logs
+    return segments, logs
 
 
 def _call(kernel, shape: _Shape, in_specs, out_specs, out_shape, cost, interpret: bool, name: str):
@@ -136,43 +149,51 @@ def _call(kernel, shape: _Shape, in_specs, out_specs, out_shape, cost, interpret
     )
 
 
-def _forward(head_size, rate, interpret, query, key, value, segment_ids, row_keys, first_head):
-    shape = _shape(head_size, rate, query)
-    segments, wide, logs = _specs(shape, 3)
+def _forward(head_size, rate, interpret, projected, bias, segment_ids, row_keys, first_head):
+    shape = _shape(head_size, rate, projected)
+    inputs = (projected + bias).astype(jnp.bfloat16)
+    segments, logs = _specs(shape)
+    batch, length, features = inputs.shape
     call = _call(
         _forward_kernel,
         shape,
-        [segments, *wide],
-        [wide[0], logs],
+        [segments, _spec(shape, 3)],
+        [_spec(shape, 1), logs],
         [
-            jax.ShapeDtypeStruct(query.shape, query.dtype),
-            jax.ShapeDtypeStruct((shape.batch, shape.grid[1], shape.together, shape.length), jnp.float32),
+            jax.ShapeDtypeStruct((batch, length, features // 3), inputs.dtype),
+            jax.ShapeDtypeStruct((batch, shape.grid[1], shape.together, length), jnp.float32),
         ],
         shape.cost(products=2, arrays=4),
         interpret,
         "attention_forward",
     )
     scalars = row_keys.astype(jnp.int32), first_head.astype(jnp.int32)
-    context, log_sums = call(*scalars, segment_ids[:, None, :], query, key, value)
-    return context, (query, key, value, segment_ids, scalars, log_sums)
+    context, log_sums = call(*scalars, segment_ids[:, None, :], inputs)
+    like = jnp.zeros(0, projected.dtype), jnp.zeros(0, bias.dtype)
+    return context, (inputs, segment_ids, scalars, log_sums, like)
 
 
 def _backward(head_size, rate, interpret, saved, gradient):
-    query, key, value, segment_ids, scalars, log_sums = saved
-    shape = _shape(head_size, rate, query)
-    segments, wide, logs = _specs(shape, 4)
+    inputs, segment_ids, scalars, log_sums, like = saved
+    shape = _shape(head_size, rate, inputs)
+    segments, logs = _specs(shape)
+    sums = pl.BlockSpec((1, 1, 3 * shape.lanes), lambda i, j, *_: (i, 0, j))
     call = _call(
         _backward_kernel,
         shape,
-        [segments, *wide, logs],
-        wide[:3],
-        [jax.ShapeDtypeStruct(query.shape, query.dtype)] * 3,
+        [segments, _spec(shape, 3), _spec(shape, 1), logs],
+        [_spec(shape, 3), sums],
+        [
+            jax.ShapeDtypeStruct(inputs.shape, inputs.dtype),
+            jax.ShapeDtypeStruct((shape.grid[0], 1, inputs.shape[-1]), jnp.float32),
+        ],
         shape.cost(products=5, arrays=7),
         interpret,
         "attention_backward",
     )
-    gradients = call(*scalars, segment_ids[:, None, :], query, key, value, gradient.astype(query.dtype), log_sums)
-    return (*gradients, None, None, None)
+    of_inputs, sums = call(*scalars, segment_ids[:, None, :], inputs, gradient.astype(inputs.dtype), log_sums)
+    of_projected, of_bias = of_inputs.astype(like[0].dtype), jnp.sum(sums, axis=(0, 1)).astype(like[1].dtype)
+    return of_projected, of_bias, None, None, None
 
 
 attend.defvjp(_forward, _backward)
@@ -215,14 +236,14 @@ def _counter(shape: _Shape) -> Int[Array, "S S"]:
     return queries * shape.length + keys
 
 
-def _forward_kernel(shape: _Shape, row_keys, first_head, segments, query, key, value, context, log_sums):
+def _forward_kernel(shape: _Shape, row_keys, first_head, segments, inputs, context, log_sums):
     scale = shape.head_size**-0.5
     block, group = pl.program_id(0), pl.program_id(1)
     counter = _counter(shape) if shape.rate > 0 else None
     for row in range(shape.rows):
         together = _together(segments[row])
-        q, k = query[row], key[row].astype(jnp.float32)
-        values = value[row].astype(jnp.float32).T.astype(query.dtype)
+        q, k, v = _apart(inputs[row], shape)
+        k, values = k.astype(jnp.float32), v.astype(jnp.float32).T.astype(q.dtype)
         turned = jnp.zeros((shape.lanes, shape.length), jnp.float32)
         for head in range(shape.together):
             scores = _dot(_only(k, head, shape).astype(q.dtype), q, _NT) * scale
@@ -240,21 +261,25 @@ def _forward_kernel(shape: _Shape, row_keys, first_head, segments, query, key, v
         context[row] = turned.T.astype(context.dtype)
 
 
+def _apart(row: Array, shape: _Shape) -> list[Array]:
+    """Queries, keys and values of a row."""
+    return [row[:, place * shape.lanes : (place + 1) * shape.lanes] for place in range(3)]
+
+
 def _join(first: Array, other: Array, head: int, shape: _Shape, axis: int = 0) -> Array:
     """`other` in the features of a head, `first` elsewhere."""
     return jnp.where(_of_head(first.shape, head, shape, axis), other, first)
 
 
-def _backward_kernel(
-    shape: _Shape, row_keys, first_head, segments, query, key, value, gradient, log_sums, d_query, d_key, d_value
-):
+def _backward_kernel(shape: _Shape, row_keys, first_head, segments, inputs, gradient, log_sums, of_inputs, sums):
     scale = shape.head_size**-0.5
+    totals = [jnp.zeros((1, shape.lanes), jnp.float32) for _ in range(3)]
     block, group = pl.program_id(0), pl.program_id(1)
     counter = _counter(shape) if shape.rate > 0 else None
     for row in range(shape.rows):
         together = _together(segments[row])
-        q, g = query[row], gradient[row]
-        k, v = key[row].astype(jnp.float32), value[row].astype(jnp.float32)
+        q, k, v = _apart(inputs[row], shape)
+        g, k, v = gradient[row], k.astype(jnp.float32), v.astype(jnp.float32)
         keys = k.T.astype(q.dtype)
         of_query = jnp.zeros((shape.lanes, shape.length), jnp.float32)
         of_key = of_value = jnp.zeros((shape.length, shape.lanes), jnp.float32)
@@ -276,6 +301,8 @@ def _backward_kernel(
             of_query = _join(of_query, query_part, head, shape)
             of_key = _join(of_key, key_part, head, shape, axis=1)
             of_value = _join(of_value, value_part, head, shape, axis=1)
-        d_query[row] = (of_query.T * scale).astype(d_query.dtype)
-        d_key[row] = (of_key * scale).astype(d_key.dtype)
-        d_value[row] = of_value.astype(d_value.dtype)
+        for place, x in enumerate((of_query.T * scale, of_key * scale, of_value)):
+            features = slice(place * shape.lanes, (place + 1) * shape.lanes)
+            of_inputs[row, :, features] = x.astype(of_inputs.dtype)
+            totals[place] += jnp.sum(x, axis=0, keepdims=True)
+    sums[0] = jnp.concatenate(totals, axis=1)

@@ -32,10 +32,10 @@ def head_shapes(config: ModelConfig, outputs: int) -> Params:
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
 
 
-def init_classifier(config: ModelConfig, num_labels: int, seed: int) -> Params:
-    """A fresh head: kernel [D,C] truncated normal of deviation 0.02, bias [C] zero."""
-    kernel = NORMAL(jax.random.key(seed), (config.hidden_size, num_labels), jnp.float32)
-    return {"kernel": kernel, "bias": jnp.zeros(num_labels, jnp.float32)}
+def init_head(config: ModelConfig, outputs: int, seed: int) -> Params:
+    """A fresh linear head: kernel [D,C] truncated normal of deviation 0.02, bias [C] zero."""
+    kernel = NORMAL(jax.random.key(seed), (config.hidden_size, outputs), jnp.float32)
+    return {"kernel": kernel, "bias": jnp.zeros(outputs, jnp.float32)}
 
 
 def classifier_logits(

@@ -127,9 +127,8 @@ class Dense(nnx.Module):
 
         TPUs pad the last dimension of an array to 128, so heads of 64 features apart would be half empty.
         """
-        axes = ("embed", "heads") if self.axes[0] == "embed" else ("heads", "embed")
         kernel = jnp.asarray(self.kernel[...]).reshape(x.shape[-1], -1)
-        y = product("BSD,DE->BSE", self.dtype, axes, x, kernel)
+        y = product("BSD,DE->BSE", self.dtype, ("heads", "embed"), x, kernel)
         return (y + in_use(self.bias, self.bias_axes, jnp.float32).reshape(-1)).astype(self.dtype)
 
 
@@ -207,13 +206,21 @@ def _fast_gelu(x: Array) -> Array:
     return (wide * _normal_distribution(wide)).astype(x.dtype)
 
 
-def _fast_gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+def _fast_gelu_forward(x: Array) -> tuple[Array, Array]:
+    """gelu and its derivative, which the backward pass keeps: both come from one tanh, and each is used more than once,
+    where the products that use them would compute them anew."""
     wide = x.astype(jnp.float32)
+    distribution = _normal_distribution(wide)
     density = jnp.exp(-0.5 * wide * wide) * (2.0 * jnp.pi) ** -0.5
-    return ((gradient.astype(jnp.float32) * (_normal_distribution(wide) + wide * density)).astype(x.dtype),)
+    results = (wide * distribution).astype(x.dtype), (distribution + wide * density).astype(x.dtype)
+    return jax.lax.optimization_barrier(results)  # else the compiler computes them anew wherever they are used
 
 
-_fast_gelu.defvjp(lambda x: (_fast_gelu(x), x), _fast_gelu_backward)
+def _fast_gelu_backward(slope: Array, gradient: Array) -> tuple[Array]:
+    return ((gradient.astype(jnp.float32) * slope.astype(jnp.float32)).astype(slope.dtype),)
+
+
+_fast_gelu.defvjp(_fast_gelu_forward, _fast_gelu_backward)
 
 
 def take_positions(hidden: Float[Array, "B S D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import FakeTokenizer, random_split
 
-from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig
-from bert_jax.data.load import Loader, Place, Position, RowReader, corpus_weights, validation_batches
+from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, corpus_weights
+from bert_jax.data.load import Loader, Position
 from bert_jax.data.plan import RowSettings, num_blocks, plan_block
+from bert_jax.data.read import Place, RowReader, validation_batches
 from data_prep.errors import InputError
 
 TOKENIZER = FakeTokenizer()
@@ -121,7 +122,7 @@ def test_no_block_is_planned_twice(monkeypatch):
         planned.append((epoch, block))
         return plan_block(split, settings, seed, epoch, block)
 
-    monkeypatch.setattr("bert_jax.data.load.plan_block", counting)
+    monkeypatch.setattr("bert_jax.data.read.plan_block", counting)
     split = random_split(2, documents=60)
     found, position = loader(split, size=200), Position()
     for step in range(6):

@@ -162,7 +162,7 @@ def test_a_model_without_pooler_gets_a_fresh_one(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "tagging"}, "known are classification, regression"),
+        ({"task": "ranking"}, "known are classification, regression, tagging"),
         ({"epochs": 0}, "--epochs 0"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"learning_rate": 0.0}, "must be positive"),

@@ -192,8 +192,13 @@ def test_half_precision_pickles(tmp_path, kind):
     (tmp_path / "hf" / "model.safetensors").unlink()
     from_hf(tmp_path / "hf", tmp_path / "ours")
     to_hf(tmp_path / "ours", tmp_path / "again")
-    for name, tensor in load_torch(tmp_path / "again" / "model.safetensors").items():
-        assert torch.equal(tensor, tensors[name].to(kind).float()), name
+    again = load_torch(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == tensors.keys()
+    for name, tensor in again.items():
+        assert tensor.dtype == kind and torch.equal(tensor, tensors[name].to(kind)), name
+    model = load_whole(transformers.AutoModelForPreTraining, tmp_path / "again")
+    assert {parameter.dtype for parameter in model.parameters()} == {kind}
+    assert_probe_agrees(model.float(), tmp_path / "again")
 
 
 @pytest.mark.parametrize("objective", ["nsp", "mlm", "classification"])

@@ -15,9 +15,11 @@ from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, Tra
 from bert_jax.convert.families import FAMILIES
 from bert_jax.convert.importing import read_hf
 from bert_jax.convert.mapping import to_tensors
+from bert_jax.finetune.classification import cross_entropy
 from bert_jax.finetune.train import _make_step
 from bert_jax.losses import mlm_loss, nsp_loss
 from bert_jax.model.bert import bind
+from bert_jax.model.classifier import classifier_logits
 from bert_jax.optimizer import learning_rate, make_optimizer
 from bert_jax.sharding import make_mesh
 from bert_jax.train_state import create_state
@@ -214,7 +216,7 @@ def test_fine_tuning_is_the_same_training(tmp_path):
     ours_optimizer = make_optimizer(config)
     params = jax.tree.map(jax.numpy.array, saved.params)
     opt_state = ours_optimizer.init(params)
-    step_fn = _make_step("classification", config.model, ours_optimizer, 0)
+    step_fn = _make_step(classifier_logits, cross_entropy, config.model, ours_optimizer, 0)
     draw = np.random.default_rng(0)
     ours, expected = [], []
     for step in range(TUNING_STEPS):
@@ -222,8 +224,8 @@ def test_fine_tuning_is_the_same_training(tmp_path):
         truth = draw.integers(0, 3, ROWS).astype(np.int32)
         extra = {"truth": truth, "weights": np.ones(ROWS, np.float32)}
         with jax.default_matmul_precision("highest"):
-            params, opt_state, total = step_fn(params, opt_state, np.int32(step), batch | extra)
-        ours.append(float(total) / ROWS)
+            params, opt_state, (total, count) = step_fn(params, opt_state, np.int32(step), batch | extra)
+        ours.append(float(total / count))
         t = {name: torch.from_numpy(value).long() for name, value in batch.items()}
         loss = theirs(
             input_ids=t["input_ids"],

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from bert_jax import random_bits
 from bert_jax.config import ModelConfig
-from bert_jax.model.attention_kernel import attend, supports
-from bert_jax.model.choices import chosen
+from bert_jax.model.attention_kernel import attend, heads_together, supports
+from bert_jax.model.choices import chosen, explained
+
+
+def side_by_side(query, key, value, head_size):
+    """Of every heads that share a register the queries, keys and values."""
+    lanes = heads_together(head_size) * head_size
+    parts = [x.reshape(*x.shape[:-1], -1, 1, lanes) for x in (query, key, value)]
+    return jnp.concatenate(parts, axis=-2).reshape(*query.shape[:-1], -1)
 
 
 def reference(query, key, value, segment_ids, keep, head_size, rate):
@@ -45,39 +52,62 @@ def test_kernel_equals_plain_jax(batch, length, groups, head_size, rate, first_h
     shape = (first_head + heads, length, length)
     keep = random_bits.keep_mask(rate, keys, rows, shape)[:, first_head:] if rate else jnp.ones((batch, heads, 1, 1))
     first = jnp.full(1, first_head, jnp.int32)
-    got, back = jax.vjp(
-        lambda q, k, v: attend(head_size, rate, True, q, k, v, segment_ids, row_keys, first), *arrays[:3]
-    )
     exact = [x.astype(jnp.float32) for x in arrays]
-    want, exact_back = jax.vjp(lambda q, k, v: reference(q, k, v, segment_ids, keep, head_size, rate), *exact[:3])
-    pairs = [(got, want), *zip(back(arrays[3]), exact_back(exact[3]), strict=True)]
-    for name, (a, b) in zip(("context", "query", "key", "value"), pairs, strict=True):
-        assert a.dtype == jnp.bfloat16
-        # One rounding of bfloat16 is 0.002 of the norm; one wrongly dropped weight of a row is far more.
+    biases = [jnp.asarray(draw.normal(size=features), jnp.float32) for _ in range(3)]
+
+    def by_kernel(query, key, value, *biases):
+        projected, bias = side_by_side(query, key, value, head_size), side_by_side(*biases, head_size)
+        return attend(head_size, rate, True, projected, bias, segment_ids, row_keys, first)
+
+    def plain(query, key, value, *biases):
+        arrays = (x + bias for x, bias in zip((query, key, value), biases, strict=True))
+        return reference(*arrays, segment_ids, keep, head_size, rate)
+
+    got, back = jax.vjp(by_kernel, *exact[:3], *biases)
+    want, exact_back = jax.vjp(plain, *exact[:3], *biases)
+    assert got.dtype == jnp.bfloat16
+    of_value_bias = np.linalg.norm(exact_back(exact[3])[5])
+    names = ("context", "query", "key", "value", "query bias", "key bias", "value bias")
+    for name, a, b in zip(names, (got, *back(arrays[3])), (want, *exact_back(exact[3])), strict=True):
+        # One rounding of bfloat16 is 0.002 of the norm; one wrongly dropped weight of a row is far more. (The key
+        # bias's gradient is zero but for rounding.)
         difference = np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64))
-        assert difference < 0.006 * np.linalg.norm(np.asarray(b, np.float64)), name
+        scale = of_value_bias if name == "key bias" else np.linalg.norm(np.asarray(b, np.float64))
+        assert difference < 0.006 * scale, name
 
 
 @pytest.mark.parametrize(
-    ("platform", "dtype", "remat", "length", "heads", "expected"),
+    ("platform", "dtype", "remat", "length", "heads", "expected", "why"),
     [
-        ("tpu", "bfloat16", "none", 128, 12, ("pallas", "unroll")),
-        ("tpu", "bfloat16", "full", 512, 12, ("pallas", "scan")),
-        ("tpu", "float32", "none", 128, 12, ("einsum", "unroll")),
-        ("tpu", "bfloat16", "none", 120, 12, ("einsum", "unroll")),  # no whole registers
-        ("tpu", "bfloat16", "none", 1024, 12, ("einsum", "unroll")),  # scores too large for the fast memory
-        ("tpu", "bfloat16", "none", 128, 3, ("einsum", "unroll")),  # heads in twos
-        ("cpu", "bfloat16", "none", 128, 12, ("einsum", "scan")),
-        ("gpu", "bfloat16", "none", 128, 12, ("einsum", "scan")),
+        ("tpu", "bfloat16", "none", 128, 12, ("pallas", "unroll"), "fit the kernel"),
+        ("tpu", "bfloat16", "full", 512, 12, ("pallas", "scan"), "remat full"),
+        ("tpu", "float32", "none", 128, 12, ("einsum", "unroll"), "config.model.dtype is float32"),
+        ("tpu", "bfloat16", "none", 120, 12, ("einsum", "unroll"), "a multiple of 128 up to 512"),
+        ("tpu", "bfloat16", "none", 1024, 12, ("einsum", "unroll"), "a multiple of 128 up to 512"),
+        ("tpu", "bfloat16", "none", 128, 3, ("einsum", "unroll"), "heads that fill registers"),
+        ("cpu", "bfloat16", "none", 128, 12, ("einsum", "scan"), "no kernel for cpu"),
+        ("gpu", "bfloat16", "none", 128, 12, ("einsum", "scan"), "attention_dropout_rate is above 0"),
     ],
 )
-def test_what_auto_takes(platform, dtype, remat, length, heads, expected):
+def test_what_auto_takes_and_says(platform, dtype, remat, length, heads, expected, why):
     config = ModelConfig(hidden_size=64 * heads, num_heads=heads, dtype=dtype, remat=remat)
     taken = chosen(config, length, platform)
     assert (taken.attention, taken.layers) == expected
+    said = explained(config, length, platform)
+    assert f"attention {expected[0]} (" in said and f"layers {expected[1]} (" in said and why in said
+
+
+@pytest.mark.parametrize(
+    ("dtype", "heads", "expected"),
+    [("bfloat16", 12, "cudnn"), ("float32", 12, "einsum"), ("bfloat16", 1, "einsum"), ("bfloat16", 256, "einsum")],
+)
+def test_cudnn_is_for_gpus_without_dropout_of_probabilities(dtype, heads, expected):
+    config = ModelConfig(hidden_size=768, num_heads=heads, dtype=dtype, attention_dropout_rate=0.0)
+    assert chosen(config, 512, "gpu").attention == expected
 
 
 def test_what_is_named_is_taken():
     taken = chosen(ModelConfig(attention="einsum", layers="scan"), 128, "tpu")
     assert (taken.attention, taken.layers) == ("einsum", "scan")
     assert supports(128, 12, 64) and supports(512, 16, 64) and not supports(128, 12, 48)
+    assert "as the config says" in explained(ModelConfig(attention="einsum"), 128, "tpu")

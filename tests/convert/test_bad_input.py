@@ -1,0 +1,113 @@
+"""What `convert` is given wrong, by the command: one line, exit 2, nothing left behind."""
+
+import contextlib
+import json
+import resource
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from saved_models import save
+
+from bert_jax.cli import main
+from bert_jax.convert import to_hf
+
+WORD, BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A model of ours, and the same as a Hugging Face directory."""
+    folder = tmp_path_factory.mktemp("whole")
+    to_hf(save(folder, "nsp", hidden_size=64, intermediate_size=256), folder / "hf")
+    return folder
+
+
+def refused(capsys, *words) -> str:
+    """The one line of a command that must exit with 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    said = capsys.readouterr()
+    assert end.value.code == 2 and said.out == "" and said.err.startswith("error: ")
+    assert said.err.count("\n") == 1, said.err
+    return said.err
+
+
+def change_fields(**changes):
+    def damage(hf):
+        fields = json.loads((hf / "config.json").read_text())
+        (hf / "config.json").write_text(json.dumps(fields | changes))
+
+    return damage
+
+
+def change_tensors(change):
+    def damage(hf):
+        tensors = load_file(hf / "model.safetensors")
+        change(tensors)
+        save_file(tensors, hf / "model.safetensors")
+
+    return damage
+
+
+def cut(hf):
+    file = hf / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def scramble(hf):
+    (hf / "model.safetensors").write_bytes(b"\xff" * 4096)
+
+
+def smaller_embeddings(hf):
+    change_tensors(lambda t: t.update({name: t[name][:20].copy() for name in (WORD, BIAS)}))(hf)
+    change_fields(vocab_size=20)(hf)
+
+
+DAMAGES = {
+    "unknown architecture": (change_fields(architectures=["RobotModel"]), "RobotModel is not known; known are BertFor"),
+    "truncated": (cut, "model.safetensors is damaged"),
+    "damaged": (scramble, "model.safetensors is damaged"),
+    "NaN": (change_tensors(lambda t: t[WORD][3].fill(np.nan)), "holds NaN or infinity"),
+    "infinity": (change_tensors(lambda t: t[BIAS][:1].fill(-np.inf)), "holds NaN or infinity"),
+    "shapes": (change_fields(intermediate_size=32), "has shape (64, 256); config.json asks for (64, 32)"),
+    "tokenizer": (smaller_embeddings, "the tokenizer has 27 entries, the embeddings 20"),
+    "remote code": (change_fields(auto_map={"AutoModel": "modeling.Model"}), "never run"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_bad_models(whole, tmp_path, capsys, name):
+    damage, message = DAMAGES[name]
+    damage(shutil.copytree(whole / "hf", tmp_path / "hf"))
+    assert message in refused(capsys, "convert", "from-hf", tmp_path / "hf", tmp_path / "ours")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(("way", "source"), [("from-hf", "hf"), ("to-hf", "model")])
+def test_output_that_exists(whole, tmp_path, capsys, way, source):
+    (tmp_path / "there").mkdir()
+    assert "there exists already" in refused(capsys, "convert", way, whole / source, tmp_path / "there")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """No file can grow past `size` bytes: a write fails in the middle, as on a full disk."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+@pytest.mark.parametrize("size", [1000, 60_000])  # fails in the tokenizer's files; in the weights
+@pytest.mark.parametrize(("way", "source"), [("from-hf", "hf"), ("to-hf", "model")])
+def test_no_space(whole, tmp_path, capsys, way, source, size):
+    with files_of_at_most(size):
+        said = refused(capsys, "convert", way, whole / source, tmp_path / "out")
+    assert "File too large" in said and "free" in said
+    assert list(tmp_path.iterdir()) == []
