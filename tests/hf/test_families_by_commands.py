@@ -10,8 +10,13 @@ from byte_level_vocabulary import byte_level
 from family_models import LENGTH, make
 from safetensors.numpy import load_file
 from small_corpora import make_tokenizer, many_texts, write_jsonl
+from transformers_rows import held_out_losses, masked_validation_rows
 
+from bert_jax import checkpoint
 from bert_jax.cli import main
+from data_prep.tokenizer import load_tokenizer
+
+ADDED, LONGER = ["river", "stone"], 64
 
 RECIPE = """
 from bert_jax.config import default_config
@@ -19,9 +24,10 @@ from bert_jax.config import default_config
 def get_config():
     config = default_config()
     config.init = "{init}"
+    config.extend.update(vocabulary=True, positions=True)
     config.model.update(family="roberta", hidden_size=24, num_layers=2, num_heads=3, intermediate_size=40,
                         max_position_embeddings={length}, position_offset=2, type_vocab_size=1, dtype="float32")
-    config.data.update(corpus="{corpus}", objective="mlm", mlm_documents="across", seq_len=32, block_tokens=2000)
+    config.data.update(corpus="{corpus}", objective="mlm", mlm_documents="across", seq_len=48, block_tokens=2000)
     config.train.update(num_steps=3, global_batch_size=8, log_every=1, eval_every=3, checkpoint_every=3)
     config.optimizer.update(learning_rate=1e-2, warmup_steps=1)
     return config
@@ -73,18 +79,43 @@ def finetune_words(folder, init, tuned) -> list:
     ]  # fmt: skip
 
 
+def begins_as_theirs(command, folder, run, tokenizer) -> None:
+    """Step 0 is their model with added tokens and repeated positions, and has the loss that it has in transformers."""
+    before, first = (load_file(folder / name / "model.safetensors") for name in ("theirs", "first"))
+    for name, table in before.items():
+        np.testing.assert_array_equal(first[name][: len(table)], table, err_msg=name)
+        grown, mean = first[name][len(table) :], table.mean(axis=0, dtype=np.float64)
+        if "position" in name:
+            np.testing.assert_array_equal(grown, table[2 : 2 + LONGER - LENGTH])
+        elif len(grown):
+            assert len(grown) == len(ADDED)
+            np.testing.assert_allclose(grown, np.broadcast_to(mean, grown.shape), atol=1e-6)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder / "first", dtype="float32")
+    rows = masked_validation_rows(checkpoint.read_config(run), load_tokenizer(folder / "grown"))
+    assert set(rows["input_ids"].flatten()) & set(tokenizer.convert_tokens_to_ids(ADDED))
+    expected = held_out_losses(model, rows, tokenizer.pad_token_id)
+    assert json.loads(command("evaluate", run, "--step", "0"))["mlm_loss"] == pytest.approx(
+        expected["mlm_loss"], rel=1e-5
+    )
+    theirs = transformers.AutoTokenizer.from_pretrained(folder / "first")
+    text = "The riverstone, old as a house."
+    assert theirs(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
 def test_roberta_from_theirs_to_theirs(tmp_path, command):
     tokenizer = transformers.AutoTokenizer.from_pretrained(byte_level(tmp_path / "vocabulary"))
     make("roberta", "RobertaForMaskedLM", vocab_size=len(tokenizer), scale=0.1).save_pretrained(tmp_path / "theirs")
     tokenizer.save_pretrained(tmp_path / "theirs")
     command("convert", "from-hf", tmp_path / "theirs", tmp_path / "ours")
     text = write_jsonl(tmp_path / "text.jsonl", many_texts(80))
+    tokenizer.add_tokens(ADDED)
+    tokenizer.save_pretrained(tmp_path / "grown")
     command(
-        "build", "--input", text, "--tokenizer", tmp_path / "ours" / "tokenizer", "--output", tmp_path / "corpus",
+        "build", "--input", text, "--tokenizer", tmp_path / "grown", "--output", tmp_path / "corpus",
         "--validation-share", "0.2", "--workers", "1",
     )  # fmt: skip
     recipe, run = tmp_path / "recipe.py", tmp_path / "run"
-    recipe.write_text(RECIPE.format(init=tmp_path / "ours", corpus=tmp_path / "corpus", length=LENGTH))
+    recipe.write_text(RECIPE.format(init=tmp_path / "ours", corpus=tmp_path / "corpus", length=LONGER))
     code, said = runs.train(recipe, run)
     assert code == 0, said
     lines = [line for line in runs.numbers(run) if "loss" in line]
@@ -92,11 +123,14 @@ def test_roberta_from_theirs_to_theirs(tmp_path, command):
     held_out = json.loads(command("evaluate", run))
     assert np.isfinite(held_out["mlm_loss"]) and "nsp_loss" not in held_out
 
+    command("convert", "to-hf", run, tmp_path / "first", "--step", "0")
+    begins_as_theirs(command, tmp_path, run, tokenizer)
+
     command("convert", "to-hf", run, tmp_path / "hf")
     assert agrees(command("verify", tmp_path / "hf"))
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "hf"))
     assert before.keys() == after.keys()
-    moved = {name for name in before if np.abs(before[name] - after[name]).max() > 1e-4}
+    moved = {name for name in before if np.abs(before[name] - after[name][: len(before[name])]).max() > 1e-4}
     assert "lm_head.dense.weight" in moved and "roberta.encoder.layer.0.attention.self.query.weight" in moved
 
     question = "The old <mask> and the<mask>."
