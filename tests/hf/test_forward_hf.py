@@ -17,7 +17,6 @@ from bert_jax.model.bert import bind
 
 SHAPES = [(1, 1), (1, 2), (2, 3), (3, 7), (5, 9), (1, 16), (2, 17), (4, 31), (1, LENGTH), (3, LENGTH)]
 PUBLISHED = [*SHAPES[:-3], (3, 128), (1, 511), (1, 512)]
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # each shape compiles
 KINDS = {
     "bert": "BertForPreTraining",
     "roberta": "RobertaForMaskedLM",
@@ -44,7 +43,7 @@ def every_output(config, objective):
             found["pairs"] = bert.nsp_logits(found["pooled"])
         return found
 
-    return jax.jit(outputs, compiler_options=QUICK)
+    return jax.jit(outputs)
 
 
 def rows_of(shape, vocab, types, pad_id, seed):
