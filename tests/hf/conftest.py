@@ -4,4 +4,4 @@ import os
 
 from compiling import QUICK
 
-os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace(QUICK, "")
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace(QUICK, "").strip()
