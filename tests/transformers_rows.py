@@ -62,8 +62,8 @@ def masked_validation_rows(config, tokenizer) -> dict[str, np.ndarray]:
     import jax
     import jax.numpy as jnp
 
-    from bert_jax.data.read import validation_batches
     from bert_jax.data.plan import RowSettings
+    from bert_jax.data.read import validation_batches
     from bert_jax.masking import MaskSettings, make_mask_fn
     from data_prep.corpus import Corpus
 
