@@ -3,7 +3,7 @@
 They are found from the signatures in the index (data_prep.minhash): documents whose signatures agree in a whole band of
 places are compared, and those that agree in at least a share `threshold` of all places are of one cluster, of which the
 first document in the order of the input is kept, whatever its split. What there is a document or a pair lies on the
-disk; memory holds the documents that are dropped, at some 50 bytes.
+disk; memory holds the documents that are dropped, at up to 150 bytes while they are joined.
 
 A document's id is twice its number, and one more in the second split: in the order of the input, and easily found.
 """

@@ -13,8 +13,9 @@ from bert_jax.convert import to_hf
 from bert_jax.finetune import finetune
 from bert_jax.finetune.answer_metrics import answer_metrics
 from bert_jax.finetune.predict import predict
-from bert_jax.finetune.question_answering import span_cross_entropy
+from bert_jax.finetune.question_answering import question_answering, span_cross_entropy
 from data_prep.errors import InputError
+from data_prep.tokenizer import load_tokenizer
 
 SETTINGS = {"epochs": 4, "batch_size": 32, "learning_rate": 1e-2, "max_seq_len": 16}
 
@@ -24,7 +25,7 @@ def questions(count, seed, longest=9, unanswered=0.2):
     draw = random.Random(seed)
     rows = []
     for _ in range(count):
-        words = [draw.choice(["the", "films", "book", "house", "is", "."]) for _ in range(draw.randint(1, longest))]
+        words = [draw.choice(["the", "films", "book", "house", "is", "."]) for _ in range(draw.randint(4, longest))]
         answers = {"text": [], "answer_start": []}
         if draw.random() >= unanswered:
             place = draw.randint(0, len(words))
@@ -112,15 +113,16 @@ def test_loss_by_hand():
 
 
 def test_without_unanswered_questions_there_is_always_an_answer(tuned, tmp_path, capsys):
-    _, model, _, _ = tuned
-    path = write_jsonl(tmp_path / "x.jsonl", questions(32, 4, 4, unanswered=0))
-    settings = {**SETTINGS, "epochs": 1}
-    result = finetune("qa", path, path, model, tmp_path / "out", **settings)
-    assert result["dev"].keys() == {"exact_match", "f1"}
-    assert checkpoint.load_model(tmp_path / "out").card["null_threshold"] is None
+    _, model, workdir, _ = tuned
+    path = write_jsonl(tmp_path / "x.jsonl", questions(8, 4, unanswered=0))
+    saved = checkpoint.load_model(model)
+    ready = question_answering(path, path, saved, load_tokenizer(saved.tokenizer_dir), 16)
+    assert ready.card == {"null_threshold": None}
+    always_null = [np.float32([[9, 9]] + [[0, 0]] * (len(ids) - 1)) for ids in ready.dev.ids]
+    assert ready.measure(always_null).keys() == {"exact_match", "f1"} and ready.measure(always_null)["f1"] > 0
     asked = [{"question": "the river " * 20, "context": "the sad film"}]
-    (answer,) = predicted(tmp_path / "out", write_jsonl(tmp_path / "y.jsonl", asked), tmp_path / "o")
-    assert answer["answer"] and "1 questions are too long" in capsys.readouterr().err
+    predicted(workdir, write_jsonl(tmp_path / "y.jsonl", asked), tmp_path / "o")
+    assert "1 questions are too long" in capsys.readouterr().err
 
 
 def test_bad_input(tuned, tmp_path):
