@@ -102,10 +102,13 @@ def _run_pool(
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (job,))
     try:
         with _children_ignore_interrupts():
-            # All processes start with the first thing to do: they get ready while the encoder is looked at here.
-            pool.submit(_ready)
+            # A process starts for each thing to do, as long as none is idle: all get ready while the encoder is looked
+            # at here.
+            for _ in range(workers):
+                pool.submit(_ready)
         fast = job.try_fast and takes_fast(tokenizer, [group for _, group in todo])
-        sizes = {pool.submit(_work, number, group, fast): _size(group) for number, group in todo}
+        with _children_ignore_interrupts():  # one may have been idle before all had started
+            sizes = {pool.submit(_work, number, group, fast): _size(group) for number, group in todo}
         for future in concurrent.futures.as_completed(sizes):
             future.result()
             progress.advance(sizes[future])
