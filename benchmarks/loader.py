@@ -20,6 +20,7 @@ Without `--corpus` the quickstart's corpus is built first.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import sys
@@ -197,7 +198,7 @@ def ready(config: Config, corpus: Corpus) -> Any:
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     loader, size = Loader(config, [corpus], tokenizer), config.train.global_batch_size
     arrays, _ = loader.batch(loader.start(), 0, np.arange(size))
-    batch = cluster.to_devices(arrays, arrays["rows"], size, batch_sharding(mesh))
+    batch = cluster.to_devices(arrays, size, batch_sharding(mesh))
     mask_fn = make_mask_fn(MaskSettings.of(config.data, config.data.seq_len, tokenizer))
     return make_train_step(config, mesh, mask_fn), create_state(config, mesh), batch
 
@@ -212,10 +213,7 @@ def host_time(config: Config, corpus: Corpus, seconds: float) -> dict[str, float
     )
     sharding = batch_sharding(make_mesh(config.mesh, jax.devices()[:1]))
     loader = Loader(config, [corpus], load_tokenizer(corpus.tokenizer_dir))
-
-    def to_devices(arrays: dict[str, np.ndarray], size: int) -> dict[str, jax.Array]:
-        return cluster.to_devices(arrays, arrays["rows"], size, sharding)
-
+    to_devices = functools.partial(cluster.to_devices, sharding=sharding)
     batches = loader.batches(loader.start(), 0, np.arange, to_devices)
     parts: dict[str, list[float]] = {"wait_for_batch": [], "dispatch": [], "metrics": []}
     with tempfile.TemporaryFile("w") as file:

@@ -100,10 +100,9 @@ def local_rows(sharding: NamedSharding, size: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(size)[index] for index in slices]))
 
 
-def to_devices(
-    arrays: Mapping[str, np.ndarray], rows: np.ndarray, size: int, sharding: NamedSharding
-) -> dict[str, jax.Array]:
-    """Global arrays of `size` rows from the rows that this process holds, every process giving its own."""
+def to_devices(arrays: Mapping[str, np.ndarray], size: int, sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Global arrays of `size` rows, every process giving its own: `local_rows`, in their order."""
+    rows = local_rows(sharding, size)
 
     def place(values: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:

@@ -64,7 +64,7 @@ def _batches(
         if split.num_kept == 0:
             continue  # a corpus built without one, or a tiny one
         for arrays in validation_batches(split, settings, config.seed, tokenizer, size, rows_of):
-            yield cluster.to_devices(arrays, rows_of(size), size, sharding)
+            yield cluster.to_devices(arrays, size, sharding)
 
 
 def _means(sums: dict[str, float]) -> dict[str, float]:

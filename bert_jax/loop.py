@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from bert_jax import checkpoint, cluster
 from bert_jax.compile_cache import CompileCache
 from bert_jax.config import Config
-from bert_jax.data.lay import Arrays
 from bert_jax.data.load import Loader, Position
 from bert_jax.evaluate import Evaluate, make_evaluate
 from bert_jax.ledger import NOT_FINITE, SPIKE, Ledger
@@ -195,10 +194,7 @@ def _advance(
 
     before = ledger.position
     rows_of = functools.partial(cluster.local_rows, sharding)
-
-    def to_devices(arrays: Arrays, size: int) -> dict[str, jax.Array]:
-        return cluster.to_devices(arrays, arrays["rows"], size, sharding)
-
+    to_devices = functools.partial(cluster.to_devices, sharding=sharding)
     with contextlib.closing(loader.batches(before, start, rows_of, to_devices)) as batches:
         for step in range(start, total):
             if step == start and stop.before_the_first_step():

@@ -48,7 +48,7 @@ def on_mesh(recipe: str, name: str) -> dict:
     evaluation = make_evaluate(config, 0, mesh, corpora, tokenizer)(state.params)
     for k in range(STEPS):
         arrays, position = loader.batch(position, k, cluster.local_rows(sharding, size))
-        batch = cluster.to_devices(arrays, arrays["rows"], size, sharding)
+        batch = cluster.to_devices(arrays, size, sharding)
         seen = masked(batch, config.seed, np.int32(k))
         digest = {key: hashlib.sha256(np.asarray(value).tobytes()).hexdigest() for key, value in sorted(seen.items())}
         batches.append(digest)
