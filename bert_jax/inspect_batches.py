@@ -15,6 +15,7 @@ from bert_jax.masking import IGNORED, MaskSettings, make_mask_fn
 from bert_jax.metrics import read_lines
 from bert_jax.mixture import corpus_names
 from bert_jax.reporting import POSITIONS
+from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 from data_prep.tokenizer import Tokenizer, load_tokenizer
@@ -48,10 +49,20 @@ def batches(
     Raises:
       InputError: steps outside the run, or steps of phases with rows of different lengths.
     """
+    return _batches(config, _open(config, step, count), run, step, count, unskipped)
+
+
+def _open(config: Config, step: int, count: int) -> list[Corpus]:
+    """The corpora, once the steps are known to be the run's."""
     total = config.num_steps()
     if step < 0 or count < 1 or step + count > total:
         raise InputError(f"--step {step} --steps {count} is outside the run, whose steps are 0 to {total - 1}")
-    corpora = open_corpora(config)
+    return open_corpora(config)
+
+
+def _batches(
+    config: Config, corpora: list[Corpus], run: Path | None, step: int, count: int, unskipped: bool
+) -> tuple[list[dict[str, np.ndarray]], Tokenizer]:
     tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
     loader = Loader(config, corpora, tokenizer)
     at, position = _nearest_position(run, step, loader.start(), unskipped)
@@ -132,9 +143,10 @@ def inspect(
     if config is None:
         assert run is not None
         config = checkpoint.read_config(run)
-    found, tokenizer = batches(config, run, step, count, unskipped)
+    corpora = _open(config, step, count)
+    found, tokenizer = _batches(config, corpora, run, step, count, unskipped)
     if npz is None:
-        names = corpus_names(open_corpora(config))
+        names = corpus_names(corpora)
         return "\n".join(as_text(batch, step + i, tokenizer, names) for i, batch in enumerate(found))
     with whole_file(Path(npz)) as partial, partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **stacked(found))
