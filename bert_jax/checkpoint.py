@@ -59,6 +59,12 @@ class SavedModel:
     dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+def os_error_numbers(error: Exception) -> list[int]:
+    """Numbers of the operating system's errors in what TensorStore says: its errors are of many types, not all
+    OSErrors."""
+    return [int(number) for number in re.findall(r"os_error_code='(\d+)'", str(error))]
+
+
 def quiet_orbax() -> None:
     """Keeps Orbax from speaking where we speak.
 
@@ -214,8 +220,8 @@ def _write_arrays(directory: Path, step: int, params: dict[str, Any]) -> None:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=handlers)) as writer:
             writer.save(epath.Path(directory.absolute()) / "checkpoints" / str(step) / "params", args=form)
     except Exception as error:  # whatever Orbax, TensorStore or the file system say
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        reason = os.strerror(int(code[1])) if code else next(iter(str(error).splitlines()), "")[:120]
+        numbers = os_error_numbers(error)
+        reason = os.strerror(numbers[0]) if numbers else next(iter(str(error).splitlines()), "")[:120]
         raise InputError(
             f"no model can be written below {directory.parent} ({reason}); free space or name another output"
         ) from None

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax import checksums
-from bert_jax.checkpoint import damage, quiet_orbax, saved_steps
+from bert_jax.checkpoint import damage, os_error_numbers, quiet_orbax, saved_steps
 from bert_jax.config import CheckpointConfig
 from bert_jax.ledger import Ledger
 from bert_jax.run_store import RunStore
@@ -44,13 +44,12 @@ class DiskFull(Exception):
 
 @contextlib.contextmanager
 def _naming_full_disks() -> Iterator[None]:
-    """Turns what Orbax and TensorStore say of a full disk into `DiskFull`: their errors are of many types, not all
-    OSErrors."""
+    """Turns what Orbax and TensorStore say of a full disk into `DiskFull`."""
     try:
         yield
     except Exception as error:
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if getattr(error, "errno", None) in full or any(f"os_error_code='{code}'" in str(error) for code in full):
+        if getattr(error, "errno", None) in full or any(number in full for number in os_error_numbers(error)):
             raise DiskFull from error
         raise
 
