@@ -13,8 +13,7 @@ import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_prep import shards, unit_folder
-from data_prep.encoder_choice import takes_fast
-from data_prep.engines import Group, Job, Progress
+from data_prep.engines import Group, Job, Progress, choose_encoder
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 from data_prep.storage import Folder, local_folder
@@ -30,7 +29,7 @@ def run_beam(
     one for a pipeline that ended with an error of its own. Beam's workers must reach the input and `job.units_dir` by
     the same names.
     """
-    job = dataclasses.replace(job, try_fast=job.try_fast and takes_fast(tokenizer, [group for _, group in todo]))
+    job = dataclasses.replace(job, try_fast=choose_encoder(job, tokenizer, todo))
     shared = _share(tokenizer, job.units_dir)
     failures = job.units_dir / "failures"
     _failures(failures, forget=True)

@@ -58,6 +58,11 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def choose_encoder(job: Job, tokenizer: Tokenizer, todo: Sequence[tuple[int, Group]]) -> bool:
+    """Whether a job's units get the faster encoder, if it is wanted; then `tokenizer` has it from now on."""
+    return job.try_fast and takes_fast(tokenizer, [group for _, group in todo])
+
+
 class Runner(Protocol):
     """Does the numbered groups of units of a job, at least one, in any order."""
 
@@ -80,8 +85,7 @@ def run_local(
     try:
         with _one_thread_a_process():
             if workers <= 1:
-                if job.try_fast:
-                    takes_fast(tokenizer, [group for _, group in todo])
+                choose_encoder(job, tokenizer, todo)
                 for number, group in todo:
                     shards.build_unit(number, group, job.settings, tokenizer, job.units_dir)
                     progress.advance(_size(group))
@@ -106,7 +110,7 @@ def _run_pool(
             # at here.
             for _ in range(workers):
                 pool.submit(_ready)
-        fast = job.try_fast and takes_fast(tokenizer, [group for _, group in todo])
+        fast = choose_encoder(job, tokenizer, todo)
         with _children_ignore_interrupts():  # one may have been idle before all had started
             sizes = {pool.submit(_work, number, group, fast): _size(group) for number, group in todo}
         for future in concurrent.futures.as_completed(sizes):

@@ -124,17 +124,16 @@ def _emptied(tree: Params):
 def _round(params: Params, dtypes: Sequence[str]) -> None:
     """Rounds the arrays of a tree, in place, to the nearest numbers of a half, or one after the other; they stay
     float32."""
-    for dtype in (each for each in dtypes if each in _HALVES):
-        most = float(jnp.finfo(dtype).max)
-        for name, part in params.items():
-            if isinstance(part, dict):
-                _round(part, [dtype])
-                continue
-            params[name] = part.astype(dtype).astype(jnp.float32)
+    for name, part in params.items():
+        if isinstance(part, dict):
+            _round(part, dtypes)
+            continue
+        for dtype in (each for each in dtypes if each in _HALVES):
+            params[name] = params[name].astype(dtype).astype(jnp.float32)
             if not jnp.isfinite(params[name]).all():
                 raise InputError(
-                    f"--dtype {dtype} ends at {most:.5g}, and a {name} of the model has {jnp.abs(part).max():.5g}; "
-                    "write bfloat16 or float32"
+                    f"--dtype {dtype} ends at {float(jnp.finfo(dtype).max):.5g}, and a {name} of the model has "
+                    f"{jnp.abs(part).max():.5g}; write bfloat16 or float32"
                 )
 
 

@@ -16,7 +16,7 @@ from bert_jax.finetune.encode import encode
 from bert_jax.finetune.labels import known_labels, numbered
 from bert_jax.finetune.metrics import classification_metrics, regression_metrics
 from bert_jax.finetune.tables import Table, read_table
-from bert_jax.finetune.task import Infer, Logits, Rows, Task
+from bert_jax.finetune.task import Infer, Logits, Rows, Task, probabilities
 from bert_jax.model.classifier import classifier_logits
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer
@@ -115,9 +115,8 @@ def classification_answers(
       infer: logits of rows.
     """
     logits = _logits(model, tokenizer, path, max_seq_len, infer)
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     labels = model.card["labels"]
-    for row in shifted / shifted.sum(-1, keepdims=True):
+    for row in probabilities(logits):
         yield {
             "label": labels[int(row.argmax())],
             "score": float(row.max()),

@@ -17,7 +17,7 @@ from bert_jax.finetune.labels import known_labels, numbered
 from bert_jax.finetune.metrics import classification_metrics
 from bert_jax.finetune.tables import read_table, read_text
 from bert_jax.finetune.tagged_text import TAGS_FIELD, TOKENS_FIELD, Tagged, read_tagged
-from bert_jax.finetune.task import Infer, Logits, Rows, Task
+from bert_jax.finetune.task import Infer, Logits, Rows, Task, probabilities
 from bert_jax.finetune.word_pieces import Word, WordRows, given_words, sentence_text, word_rows, words_of_texts
 from bert_jax.model.token_heads import HEADS, token_logits
 from data_prep.errors import InputError
@@ -140,9 +140,7 @@ def tagging_answers(
     labels = model.card["labels"]
     named = marks_entities(labels)
     for text, words, read in zip(texts, sentences, _at_words(rows, infer(token_logits, rows.encoded)), strict=True):
-        shifted = np.exp(read.astype(np.float64) - read.max(-1, keepdims=True))
-        probabilities = shifted / shifted.sum(-1, keepdims=True)
-        guessed, scores = [labels[i] for i in read.argmax(-1)] if words else [], probabilities.max(-1)
+        guessed, scores = [labels[i] for i in read.argmax(-1)] if words else [], probabilities(read).max(-1)
         answer: dict[str, Any] = {
             "words": [text[word.start : word.end] for word in words],
             "offsets": [[word.start, word.end] for word in words],

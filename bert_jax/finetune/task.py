@@ -15,6 +15,12 @@ Loss = Callable[[jax.Array, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array
 Infer = Callable[[Callable[..., jax.Array], Encoded], list[np.ndarray]]  # the model's function, rows: their logits
 
 
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """float64 [..., C], which add up to 1, of logits [..., C]."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """Rows of tokens and their truth: an array whose first axis is that of the rows, or int32 [tokens] a row."""

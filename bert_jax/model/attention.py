@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model import attention_kernel
@@ -103,8 +103,7 @@ def einsum_attention(
       drop: from the probabilities [B,N,S,S]; None for nothing.
     """
     scores = product("BTNH,BSNH->BNST", query.dtype, None, key, query)
-    together = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    scores = jnp.where(together, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(_together(segment_ids), scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
     if drop is not None:
         probabilities = drop(probabilities)
@@ -118,8 +117,12 @@ def cudnn_attention(query, key, value, segment_ids: Int[Array, "B S"]) -> Float[
       query, key, value: [B,S,N,H], bfloat16.
       segment_ids: positions attend those with the same number.
     """
-    together = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    return jax.nn.dot_product_attention(query, key, value, mask=together, implementation="cudnn")
+    return jax.nn.dot_product_attention(query, key, value, mask=_together(segment_ids), implementation="cudnn")
+
+
+def _together(segment_ids: Int[Array, "B S"]) -> Bool[Array, "B 1 S S"]:
+    """Which positions attend which."""
+    return segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
 
 
 def attend_on_mesh(head_size: int, rate: float, projected, bias, segment_ids, row_keys) -> Float[Array, "B S E"]:

@@ -123,7 +123,7 @@ class Dense(nnx.Module):
         return (y + in_use(self.bias, self.bias_axes, jnp.float32)).astype(self.dtype)
 
     def flat(self, x: Float[Array, "B S D"]) -> Float[Array, "B S E"]:
-        """The same with all dimensions of the input, and all of the result, side by side in one.
+        """The same of a kernel from heads to features, for an input with its heads side by side.
 
         TPUs pad the last dimension of an array to 128, so heads of 64 features apart would be half empty.
         """
