@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from step_tpu_aot import one_core
+from step_tpu_aot import absent_core, one_core
 
 from bert_jax.topology import Topology, parse_topology
 
@@ -76,7 +76,7 @@ def contenders(length: int, heads: int) -> dict[str, tuple[Callable, int]]:
         context = jax.vmap(kernel)(query * HEAD**-0.5, key, value, splash.SegmentIds(segment_ids, segment_ids))
         return jnp.swapaxes(context, 1, 2)
 
-    together = attention_kernel.LANES // HEAD * max(1, 1024 // length)
+    together = attention_kernel.heads_together(HEAD) * max(1, 1024 // length)
     return {
         "einsum": (functools.partial(by_einsum, 0.0), 0),
         "einsum, dropout": (functools.partial(by_einsum, RATE), 0),
@@ -93,12 +93,9 @@ def tpu_cycles(topology: Topology, batch: int, length: int, heads: int, folder: 
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from bert_jax.plan_run import absent_devices
     from bert_jax.program_cycles import operations
 
-    single = topology.generation.cores > topology.generation.devices
-    device = absent_devices(topology, single_cores=single)[0]
-    here = NamedSharding(Mesh(np.array([device]), ("data",)), PartitionSpec())
+    here = NamedSharding(Mesh(np.array([absent_core(topology)]), ("data",)), PartitionSpec())
     wide = jax.ShapeDtypeStruct((batch, length, 3 * heads * HEAD), jnp.bfloat16)
     segments, keys = jax.ShapeDtypeStruct((batch, length), jnp.int32), jax.ShapeDtypeStruct((2, batch), jnp.uint32)
     told = {}

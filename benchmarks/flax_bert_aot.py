@@ -24,7 +24,7 @@ def compile_flax_bert(layers: int, hidden: int, batch: int, seq_len: int, device
     """
     from transformers import BertConfig, FlaxBertForPreTraining
 
-    from bert_jax.compiled_step import bytes_wanted
+    from bert_jax.compiled_step import compile_or_size
 
     config = BertConfig(
         vocab_size=30522,
@@ -66,12 +66,8 @@ def compile_flax_bert(layers: int, hidden: int, batch: int, seq_len: int, device
     here = NamedSharding(Mesh(np.array([device]), ("data",)), PartitionSpec())
     jitted = jax.jit(step, donate_argnums=(0, 1), in_shardings=here, out_shardings=here)
     lowered = jitted.lower(params, jax.eval_shape(optimizer.init, params), arrays, shaped(2, dtype=jnp.uint32))
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = bytes_wanted(str(error))
-        if needed is None:
-            raise
+    compiled, needed = compile_or_size(lowered)
+    if compiled is None:
         return None, needed
     account = compiled.memory_analysis()
     results = account.output_size_in_bytes - account.alias_size_in_bytes

@@ -13,6 +13,7 @@ compiler. Without `--corpus` one of Python's docstrings is built first.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 import transformers
 from loader import quickstart_corpus
+from step_cpu import transformers_bert
 
 from bert_jax import cluster
 from bert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -69,10 +71,7 @@ def ours(corpus: Corpus, config: Config) -> Steps:
     step = make_train_step(config, mesh, make_mask_fn(MaskSettings.of(config.data, config.data.seq_len, tokenizer)))
     state, sharding = create_state(config, mesh), batch_sharding(mesh)
     loader, pending = Loader(config, [corpus], tokenizer), None
-
-    def to_devices(arrays: Any, size: int) -> Any:
-        return cluster.to_devices(arrays, arrays["rows"], size, sharding)
-
+    to_devices = functools.partial(cluster.to_devices, sharding=sharding)
     for batch, _ in loader.batches(loader.start(), 0, np.arange, to_devices):
         state, metrics = step(state, batch)
         if pending is not None:
@@ -97,16 +96,7 @@ def pairs(corpus: Corpus, config: Config, count: int) -> list[dict[str, Any]]:
 
 def pytorch(corpus: Corpus, config: Config, data: list[dict[str, Any]], autocast: bool, compiled: bool) -> Steps:
     """transformers' classes as its documentation uses them."""
-    model_config = transformers.BertConfig(
-        vocab_size=config.model.vocab_size,
-        hidden_size=config.model.hidden_size,
-        num_hidden_layers=config.model.num_layers,
-        num_attention_heads=config.model.num_heads,
-        intermediate_size=config.model.intermediate_size,
-        attn_implementation="sdpa",
-    )
-    model = transformers.BertForPreTraining(model_config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+    model, optimizer = transformers_bert(config)
     forward = torch.compile(model) if compiled else model
     tokenizer = transformers.AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
     # Compiled for one shape; compiling anew for every length of a longest row would take all the time.
@@ -123,7 +113,7 @@ def pytorch(corpus: Corpus, config: Config, data: list[dict[str, Any]], autocast
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = forward(**batch).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
             optimizer.step()
             yield int(batch["attention_mask"].sum())
 

@@ -67,8 +67,8 @@ def ours(config: Config, batch: dict[str, np.ndarray]) -> Step:
     return run
 
 
-def pytorch(config: Config, batch: dict[str, np.ndarray], autocast: bool) -> Step:
-    """transformers' BertForPreTraining, as its documentation trains it."""
+def transformers_bert(config: Config) -> tuple[transformers.BertForPreTraining, torch.optim.AdamW]:
+    """transformers' BertForPreTraining at its fastest, and PyTorch's fused AdamW."""
     model_config = transformers.BertConfig(
         vocab_size=config.model.vocab_size,
         hidden_size=config.model.hidden_size,
@@ -83,6 +83,12 @@ def pytorch(config: Config, batch: dict[str, np.ndarray], autocast: bool) -> Ste
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, eps=settings.eps, weight_decay=settings.weight_decay, fused=True
     )
+    return model, optimizer
+
+
+def pytorch(config: Config, batch: dict[str, np.ndarray], autocast: bool) -> Step:
+    """transformers' BertForPreTraining, as its documentation trains it."""
+    model, optimizer = transformers_bert(config)
     labels = np.full(batch["input_ids"].shape, -100)
     np.put_along_axis(labels, batch["masked_lm_positions"], batch["masked_lm_labels"], axis=1)
     inputs = {
@@ -98,7 +104,7 @@ def pytorch(config: Config, batch: dict[str, np.ndarray], autocast: bool) -> Ste
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = model(**inputs).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
         optimizer.step()
         return float(loss)
 

@@ -77,6 +77,14 @@ def one_core(topology: Topology) -> tuple[Rates, int]:
     return rates, generation.memory // cores
 
 
+def absent_core(topology: Topology) -> Any:
+    """One core of a topology, as a device."""
+    from bert_jax.plan_run import absent_devices
+
+    single = topology.generation.cores > topology.generation.devices
+    return absent_devices(topology, single_cores=single)[0]
+
+
 def ours(flags: argparse.Namespace, device: Any, batch: int, layers: int) -> Program:
     """The step of `pretrain`."""
     from bert_jax.compiled_step import compile_step
@@ -201,10 +209,7 @@ def main() -> None:
     flags = parser.parse_args()
     topology = parse_topology(flags.device)
     os.environ.update(topology.environment)
-    from bert_jax.plan_run import absent_devices
-
-    single = topology.generation.cores > topology.generation.devices
-    device = absent_devices(topology, single_cores=single)[0]
+    device = absent_core(topology)
     rates, flags.memory = one_core(topology)
     layers, hidden = SIZES[flags.size]
     told: dict[str, Any] = {"size": flags.size, "layers": flags.layers or layers, "hidden": hidden}

@@ -49,13 +49,9 @@ def compile_step(config: Config, number: int, mesh: jax.sharding.Mesh) -> Compil
     state, batch = abstract_arguments(config, number, mesh)
     with _progress(f"compiling rows of {phase.seq_len} for {mesh.size} devices"):
         lowered = jitted_step(config, number, mesh).lower(state, batch)
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            needed = bytes_wanted(str(error))
-            if needed is None:
-                raise
-            return CompiledStep(needed, {}, None)
+        compiled, needed = compile_or_size(lowered)
+    if compiled is None:
+        return CompiledStep(needed, {}, None)
     account = compiled.memory_analysis()
     results = account.output_size_in_bytes - account.alias_size_in_bytes
     memory = {
@@ -67,6 +63,17 @@ def compile_step(config: Config, number: int, mesh: jax.sharding.Mesh) -> Compil
     }
     used = account.argument_size_in_bytes + memory["temporary"] + memory["program"]
     return CompiledStep(used, memory, compiled.as_text())
+
+
+def compile_or_size(lowered: Any) -> tuple[Any, int]:
+    """A lowered program compiled, and 0; or None where it does not fit, and the bytes that it would take."""
+    try:
+        return lowered.compile(), 0
+    except jax.errors.JaxRuntimeError as error:
+        needed = bytes_wanted(str(error))
+        if needed is None:
+            raise
+        return None, needed
 
 
 def bytes_wanted(message: str) -> int | None:
