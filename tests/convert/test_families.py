@@ -1,19 +1,18 @@
 """Every family, as its checkpoints may be: any sizes come back, and a wrong conversion is caught."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved_models import save
 from small_bert import model_config, random_params
+from wrong_exports import break_tensor, change_config, refuse
 
-from bert_jax.convert import ConversionMismatch, exporting, to_hf
+from bert_jax.convert import ConversionMismatch, to_hf
 from bert_jax.convert.families import FAMILIES
 from bert_jax.convert.hf_writing import write_directory
 from bert_jax.convert.importing import read_hf
-from bert_jax.convert.mapping import Row, leaves, to_tensors
+from bert_jax.convert.mapping import leaves, to_tensors
 
 # What a family's models have that BERT's have not; [PAD] is 0 in the tokenizer of these tests.
 SIZES = {
@@ -79,30 +78,9 @@ def model(tmp_path_factory, family):
     return save(tmp_path_factory.mktemp(family), objective, fresh=True, family=family, **SIZES[family])
 
 
-def refuse(model, folder) -> None:
-    with pytest.raises(ConversionMismatch):
-        to_hf(model, folder / "hf")
-    assert list(folder.iterdir()) == []
-
-
-def break_tensor(monkeypatch, ours, change):
-    right = Row.to_theirs
-
-    def wrong(self, array, vocab_size):
-        tensor = right(self, array, vocab_size)
-        return np.ascontiguousarray(change(tensor)) if self.ours == ours else tensor
-
-    monkeypatch.setattr(Row, "to_theirs", wrong)
-
-
-def change_config(monkeypatch, family, **fields):
-    right = FAMILIES[family]
-    wrong = dataclasses.replace(right, config_to_hf=lambda config: right.config_to_hf(config) | fields)
-    monkeypatch.setitem(exporting.FAMILIES, family, wrong)
-
-
 def test_what_is_right_passes(model, tmp_path):
     to_hf(model, tmp_path / "hf")
+    assert (tmp_path / "hf" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("ours", ["layers/attention/value/kernel", "layers/attention/output/kernel"])

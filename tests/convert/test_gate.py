@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from saved_models import save
+from wrong_exports import break_tensor, change_config, refuse
 
 from bert_jax.convert import ConversionMismatch, Form, exporting, gate, parse_size, to_hf
 from bert_jax.convert.bert import BERT
@@ -47,25 +48,6 @@ def other_code(monkeypatch):
     gate._outputs.cache_clear()
     yield monkeypatch
     gate._outputs.cache_clear()
-
-
-def refuse(model, tmp_path) -> str:
-    """The error of an export that must fail, and leave nothing."""
-    with pytest.raises(ConversionMismatch) as error:
-        to_hf(model, tmp_path / "hf")
-    assert list(tmp_path.iterdir()) == []
-    return str(error.value)
-
-
-def break_tensor(monkeypatch, ours, change):
-    """Exports with one row's tensors changed."""
-    right = Row.to_theirs
-
-    def wrong(self, array, vocab_size):
-        tensor = right(self, array, vocab_size)
-        return np.ascontiguousarray(change(tensor)) if self.ours == ours else tensor
-
-    monkeypatch.setattr(Row, "to_theirs", wrong)
 
 
 def use_table(monkeypatch, renamed):
@@ -132,7 +114,7 @@ def test_tanh_gelu(model, tmp_path, other_code, place):
 
 
 def test_tanh_gelu_in_the_config(model, tmp_path, monkeypatch):
-    change_config(monkeypatch, hidden_act="gelu_new")
+    change_config(monkeypatch, "bert", hidden_act="gelu_new")
     refuse(model, tmp_path)
 
 
@@ -152,13 +134,8 @@ def test_other_epsilon_in_one_norm(model, tmp_path, other_code, norm):
 
 
 def test_other_epsilon_in_the_config(model, tmp_path, monkeypatch):
-    change_config(monkeypatch, layer_norm_eps=1e-6)
+    change_config(monkeypatch, "bert", layer_norm_eps=1e-6)
     refuse(model, tmp_path)
-
-
-def change_config(monkeypatch, **fields):
-    wrong = dataclasses.replace(BERT, config_to_hf=lambda config: BERT.config_to_hf(config) | fields)
-    monkeypatch.setitem(exporting.FAMILIES, "bert", wrong)
 
 
 @pytest.mark.parametrize("pair", [("embeddings/norm", "mlm/norm"), ("layers/attention_norm", "layers/mlp_norm")])

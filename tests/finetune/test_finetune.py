@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 from saved_models import BAD, GOOD, save
+from wrong_tuning import refused
 
 from bert_jax import checkpoint
 from bert_jax.convert import to_hf
@@ -181,15 +182,7 @@ def test_bad_input_leaves_nothing(files, tmp_path, changes, message):
     arguments = (
         {"task": "classification", "train": folder / "train.tsv", "dev": folder / "dev.tsv"} | SETTINGS | changes
     )
-    for name in ("train", "dev"):
-        if isinstance(arguments[name], str):
-            (tmp_path / f"{name}.tsv").write_text(arguments[name])
-            arguments[name] = tmp_path / f"{name}.tsv"
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match=message) as error:
-        finetune(init=model, workdir=tmp_path / "out", **arguments)
-    assert "\n" not in str(error.value)
-    assert sorted(tmp_path.iterdir()) == before
+    refused(tmp_path, model, arguments | changes, ".tsv", message)
 
 
 def test_existing_workdir_and_missing_model(files, tmp_path):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from saved_models import BAD, GOOD, save, saved_model
+from wrong_tuning import refused
 
 from bert_jax import checkpoint
 from bert_jax.cli import main
@@ -217,15 +218,7 @@ def test_loss_is_a_sum_over_labelled_tokens():
 def test_bad_input_leaves_nothing(files, tmp_path, changes, message):
     folder, model = files
     arguments = {"task": "tagging", "train": folder / "train.conll", "dev": folder / "dev.conll"} | SETTINGS | changes
-    for name in ("train", "dev"):
-        if isinstance(arguments[name], str):
-            (tmp_path / f"{name}.conll").write_text(arguments[name])
-            arguments[name] = tmp_path / f"{name}.conll"
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match=message) as error:
-        finetune(init=model, workdir=tmp_path / "out", **arguments)
-    assert "\n" not in str(error.value)
-    assert sorted(tmp_path.iterdir()) == before
+    refused(tmp_path, model, arguments, ".conll", message)
 
 
 def test_a_wrong_field_by_the_command(files, tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from small_bert import already_masked, model_config, norm, packed_batch
+from transformers_rows import alone
 
 from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from bert_jax.convert.families import FAMILIES
@@ -26,7 +27,6 @@ from bert_jax.train_state import create_state
 from bert_jax.train_step import make_train_step
 
 STEPS, TUNING_STEPS, ROWS, LENGTH, SLOTS, VOCABULARY = 100, 20, 8, 32, 6, 211
-IGNORED = -100
 PAD = {"bert": 0, "roberta": 1}
 OBJECTIVES = {"bert": "nsp", "roberta": "mlm"}
 KINDS = {"bert": transformers.BertForPreTraining, "roberta": transformers.RobertaForMaskedLM}
@@ -68,31 +68,10 @@ def make_packed_batch(seed):
 
 
 def examples(batch, family):
-    """Every example of a batch in a row of its own, as transformers takes it."""
-    words = np.full((ROWS, LENGTH), IGNORED, np.int64)
-    for row, (places, labels) in enumerate(zip(batch["masked_lm_positions"], batch["masked_lm_labels"], strict=True)):
-        words[row, places[labels >= 0]] = labels[labels >= 0]
-    alone = []
-    for row, number in zip(*np.nonzero(batch["cls_positions"] >= 0), strict=True):
-        own = batch["segment_ids"][row] == number + 1
-        if own.any():
-            alone.append((row, own, batch["next_sentence_labels"][row, number]))
-    longest = max(own.sum() for _, own, _ in alone)
-
-    def cut(values, padding):
-        rows = np.full((len(alone), longest), padding, np.int64)
-        for out, (row, own, _) in zip(rows, alone, strict=True):
-            out[: own.sum()] = values[row, own]
-        return torch.from_numpy(rows)
-
-    inputs = {
-        "input_ids": cut(batch["input_ids"], PAD[family]),
-        "attention_mask": cut(np.ones((ROWS, LENGTH), np.int64), 0),
-        "labels": cut(words, IGNORED),
-    }
-    if family == "bert":
-        inputs["token_type_ids"] = cut(batch["token_type_ids"], 0)
-        inputs["next_sentence_label"] = torch.tensor([int(label) for _, _, label in alone])
+    """Every example of a batch in a row of its own, as the family's class takes it."""
+    inputs = alone(batch, PAD[family])
+    if family != "bert":
+        del inputs["token_type_ids"], inputs["next_sentence_label"]
     return inputs
 
 
