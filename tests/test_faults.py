@@ -56,7 +56,7 @@ def test_killed_at_every_kind_of_moment_equals_uninterrupted(recipe, whole, tmp_
         ("seal", 2),  # all written, not yet visible
         ("evaluate", 1),
         ("compile", 2),  # at the border of the phases
-        ("evaluate", 1),  # in the second phase
+        ("evaluate", 2),  # at the end: when checkpoint 21 was begun, the one of step 18 was on disk
     ]
     ends = []
     for where, nth in moments:
