@@ -87,6 +87,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.hf
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/host_time.py
 	$(BIN)/python benchmarks/step_cpu.py
 	$(BIN)/python benchmarks/resume.py
 

@@ -12,16 +12,11 @@ Prints one JSON object. Figures `a_core` are by processor time, so they hold on 
   rows of 128 a second over all hosts (BERT-Base on 256 TPU v5e chips) take of each host.
 - `training`: rows a second of the quickstart recipe's steps on this machine; the loader's `times_training` is its rows
   a second a core over those of training.
-- `host_milliseconds_a_step`: the training loop's own time outside the device, by part: the step is replaced by one with
-  the same arguments and results and nothing in it, then a pause in which the loader reads ahead, as it does while a
-  device works.
 
 Without `--corpus` the quickstart's corpus is built first.
 """
 
 import argparse
-import functools
-import itertools
 import json
 import sys
 import tempfile
@@ -33,7 +28,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import cluster
@@ -55,7 +49,6 @@ from data_prep.tokenizer import load_tokenizer
 ROOT = Path(__file__).resolve().parents[1]
 POD_ROWS, HOSTS = 400_000, 64
 SHARD = 100_000
-STEP_SECONDS = 0.02  # the pause in place of a step's work
 
 
 def main() -> None:
@@ -74,13 +67,10 @@ def main() -> None:
         share = loading(corpus, 256 * HOSTS, HOSTS, seconds)
         cores = share["processor_seconds_a_row"] * POD_ROWS / HOSTS
         result["pod_host"] = {"rows_a_second_a_core": 1 / share["processor_seconds_a_row"], "cores": cores}
-        config = load(str(ROOT / "configs" / "quickstart.py"), [f"--config.data.corpus={path}"])
-        config = _fill_vocabulary(config, load_tokenizer(corpus.tokenizer_dir))
-        training = train(config, corpus, seconds)
+        training = train(quickstart_config(corpus), corpus, seconds)
         result["training"] = training
         name = "rows_a_second_a_core"
         result["loader"]["times_training"] = result["loader"][name] / training[name]
-        result["host_milliseconds_a_step"] = host_time(config, corpus, seconds)
     print(json.dumps(result, indent=1))
 
 
@@ -92,6 +82,12 @@ def quickstart_corpus(folder: Path) -> Path:
     train_vocab(["python-docs"], folder / "tokenizer", "wordpiece", 8000, lowercase=True)
     build_corpus(["python-docs"], folder / "tokenizer", folder / "corpus", validation_share=0.05)
     return folder / "corpus"
+
+
+def quickstart_config(corpus: Corpus) -> Config:
+    """The run of `make quickstart` on a corpus."""
+    config = load(str(ROOT / "configs" / "quickstart.py"), [f"--config.data.corpus={corpus.path}"])
+    return _fill_vocabulary(config, load_tokenizer(corpus.tokenizer_dir))
 
 
 class ManyDocuments(Split):
@@ -201,45 +197,6 @@ def ready(config: Config, corpus: Corpus) -> Any:
     batch = cluster.to_devices(arrays, size, batch_sharding(mesh))
     mask_fn = make_mask_fn(MaskSettings.of(config.data, config.data.seq_len, tokenizer))
     return make_train_step(config, mesh, mask_fn), create_state(config, mesh), batch
-
-
-def host_time(config: Config, corpus: Corpus, seconds: float) -> dict[str, float]:
-    """Medians of the parts of the training loop around a step that does nothing."""
-    step, state, batch = ready(config, corpus)
-    shapes = jax.eval_shape(step, state, batch)[1]
-    nothing = jax.jit(
-        lambda state, batch: (state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)),
-        donate_argnums=0,
-    )
-    sharding = batch_sharding(make_mesh(config.mesh, jax.devices()[:1]))
-    loader = Loader(config, [corpus], load_tokenizer(corpus.tokenizer_dir))
-    to_devices = functools.partial(cluster.to_devices, sharding=sharding)
-    batches = loader.batches(loader.start(), 0, np.arange, to_devices)
-    parts: dict[str, list[float]] = {"wait_for_batch": [], "dispatch": [], "metrics": []}
-    with tempfile.TemporaryFile("w") as file:
-        begin = time.perf_counter()
-        for number in itertools.count():
-            marks = [time.perf_counter()]
-            try:
-                batch, _ = next(batches)
-            except StopIteration:
-                break
-            marks.append(time.perf_counter())
-            state, metrics = nothing(state, batch)
-            marks.append(time.perf_counter())
-            jax.block_until_ready(metrics)
-            time.sleep(STEP_SECONDS)
-            ready_at = time.perf_counter()
-            values = {name: value.item() for name, value in jax.device_get(metrics).items()}
-            file.write(json.dumps({"step": number, **values}) + "\n")
-            end = time.perf_counter()
-            if number:  # the first compiles
-                for part, taken in zip(parts.values(), [*np.diff(marks), end - ready_at], strict=True):
-                    part.append(taken * 1e3)
-            if end - begin > seconds:
-                break
-    medians = {name: float(np.median(taken)) for name, taken in parts.items()}
-    return medians | {"total": sum(medians.values())}
 
 
 if __name__ == "__main__":
