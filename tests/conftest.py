@@ -8,6 +8,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
 import hypothesis
+import property_tests
 import pytest
 from jaxtyping import install_import_hook
 
@@ -18,7 +19,9 @@ install_import_hook([f"bert_jax.{name}" for name in _WITH_SHAPES], "beartype.bea
 hypothesis.settings.register_profile(
     "default", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.register_profile("long", parent=hypothesis.settings.get_profile("default"), max_examples=2000)
+hypothesis.settings.register_profile(
+    "long", parent=hypothesis.settings.get_profile("default"), max_examples=property_tests.examples()
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
@@ -46,7 +49,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    if os.environ.get("HYPOTHESIS_PROFILE") != "long":
+    if not property_tests.LONG:
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="make test-long"))

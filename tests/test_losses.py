@@ -7,11 +7,12 @@ import numpy_bert
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from bert_jax.losses import mlm_loss, nsp_loss
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(rows=st.integers(1, 3), slots=st.integers(1, 4), classes=st.integers(2, 7), seed=st.integers(0, 10**6))
 def test_equal_a_loop(rows, slots, classes, seed):
     draw = np.random.default_rng(seed)

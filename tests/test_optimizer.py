@@ -10,6 +10,7 @@ import pytest
 import small_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from bert_jax.config import Config, OptimizerConfig, PhaseConfig, TrainConfig
 from bert_jax.model.bert import abstract_params
@@ -30,7 +31,7 @@ def plain_schedule(k, peak, warmup, n, schedule="linear", decay=1):
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(n=st.integers(1, 200), share=st.floats(0, 1), peak=st.floats(1e-6, 1.0))
 def test_schedule_rises_and_falls(n, share, peak):
     warmup = int(share * n)
@@ -43,7 +44,7 @@ def test_schedule_rises_and_falls(n, share, peak):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "wsd", "constant"])
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(n=st.integers(1, 200), share=st.floats(0, 1), decay_share=st.floats(0.01, 1.0))
 def test_schedules_equal_their_formulas(schedule, n, share, decay_share):
     warmup, decay = int(share * n), max(1, round(decay_share * n))

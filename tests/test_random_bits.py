@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from bert_jax.random_bits import Purpose, dropout, keep_mask, row_bits, stream
 
@@ -66,7 +67,7 @@ def test_neighbours_are_uncorrelated(lag):
     assert abs(12 * (flat[lag:] * flat[:-lag]).mean()) < 5 / np.sqrt(flat.size)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(rows=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5), step=st.integers(0, 2**31 - 1))
 def test_a_row_is_the_same_in_any_company_and_under_jit(rows, step):
     keys = stream(3, step, Purpose.MASK_ORDER)

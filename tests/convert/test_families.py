@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from saved_models import save
 from small_bert import model_config, random_params
 from wrong_exports import break_tensor, change_config, refuse
@@ -25,7 +26,7 @@ SIZES = {
 OBJECTIVES = {"bert": "nsp", "electra": "rtd"}  # the others: mlm
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     family=st.sampled_from(list(FAMILIES)),
     vocab=st.integers(5, 300),

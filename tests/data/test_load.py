@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from synthetic import FakeTokenizer, random_split
 
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, corpus_weights
@@ -259,7 +260,7 @@ def test_what_is_no_corpus_is_said(bad):
         corpus_weights(bad)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.integers(0, 6), st.integers(1, 4), st.integers(0, 3))
 def test_rows_that_are_passed_over_are_those_of_the_steps_named_and_nothing_else_changes(first, count, again):
     """Also a second time at the same step, and from a stored position."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from small_corpora import make_tokenizer, many_texts, start_script, tree, write_jsonl
 
 from data_prep import build, corpus_files, merge, record_pieces, shards
@@ -67,7 +68,7 @@ TEXTS = st.text(
 TEXTS |= st.sampled_from(["[MASK] [SEP]. The [CLS] house.", "", " \n ", "the river. the river.", "a" * 300])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(texts=st.lists(TEXTS, max_size=12), share=st.sampled_from([0.0, 0.3]))
 def test_any_documents_come_back(tmp_path_factory, tokenizer, texts, share):
     folder = tmp_path_factory.mktemp("any")

@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from small_corpora import SPECIALS, write_jsonl
 
 from data_prep.build import build_corpus
@@ -64,7 +65,7 @@ def test_a_folder_of_code(tmp_path, exact):
     assert (audit["documents_kept"], audit["sentences"]) == (2, 6 + 1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     st.lists(st.text(st.sampled_from([*"ab.(# \n\r\t", "\u0301", "\x00", "中"]), max_size=30), min_size=1, max_size=5)
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from small_corpora import SPECIALS, make_tokenizer, many_texts, tree, write_jsonl
 
 from data_prep import tokenizer as tokenizer_module
@@ -61,7 +62,7 @@ TEXTS = st.lists(st.sampled_from(hostile_strings()[:-3]) | st.characters(exclude
 TEXTS = TEXTS.map("".join) | st.text(max_size=40) | st.sampled_from(["a" * 100, "a" * 101, "ab " * 400])
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @pytest.mark.parametrize("name", CONFIGS)
 @given(texts=st.lists(TEXTS, max_size=4))
 def test_ids_are_those_of_the_library(pairs, name, texts):

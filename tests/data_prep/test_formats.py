@@ -12,6 +12,7 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from pyarrow import parquet
 from small_corpora import make_tokenizer
 
@@ -52,7 +53,7 @@ TEXT = st.text(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     wanted=st.lists(TEXT, min_size=1, max_size=8),
     unit_bytes=st.integers(1, 200),

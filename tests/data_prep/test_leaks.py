@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from small_corpora import make_tokenizer, many_texts, tree, write_jsonl
 
 from data_prep.build import build_corpus
@@ -25,7 +26,7 @@ def windows(words, size):
     return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(WORDS, min_size=1, max_size=4), st.lists(st.tuples(WORDS, st.integers(0, 3), PLACE, PLACE), max_size=6))
 def test_found_where_words_overlap(tmp_path_factory, texts, documents):
     """Documents that quote a part of a text, long enough or not."""

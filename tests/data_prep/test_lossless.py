@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from small_corpora import write_jsonl
 
 from data_prep.errors import InputError
@@ -55,7 +56,7 @@ def bare_bytes(byte_level) -> tokenizers.Tokenizer:
     return bare(byte_level)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_bytes_come_back(byte_level, bare_bytes, texts):
     expected = [encoding.ids for encoding in bare_bytes.encode_batch(texts, add_special_tokens=False)]
@@ -91,7 +92,7 @@ def test_a_protein_is_as_many_tokens_as_residues(proteins):
     assert proteins.encode_with_specials("A[MASK]C")[1] == proteins.mask_id
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @pytest.mark.parametrize("lowercase", [False, True])
 @given(texts=st.lists(st.text(max_size=20) | TEXTS, min_size=1, max_size=3))
 def test_characters_are_those_of_the_library(tmp_path_factory, texts, lowercase):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from similar_texts import changed, jaccard
 
 from data_prep.minhash import NGRAM, NO_WORDS, PERMUTATIONS, signatures
@@ -18,7 +19,7 @@ def slow_signature(text):
     return [min(value * factor % 2**64 for value in values) >> 32 for factor in factors]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.lists(st.sampled_from("abcd"), max_size=12).map(" ".join), max_size=5))
 def test_signatures_are_minima_over_sets(texts):
     assert signatures(texts).tolist() == [slow_signature(text) for text in texts]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from data_prep import byte_streams
 from data_prep.documents import Document, Dropped, clean
@@ -71,7 +72,7 @@ line = st.text(st.sampled_from("ab é中\t\x00"), max_size=6)
 END = st.sampled_from(["\n", "\n", "\r\n", "\r"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(lines=st.lists(st.tuples(line, END), min_size=1, max_size=14), unit_bytes=st.integers(1, 40), bom=st.booleans())
 def test_any_cut_gives_the_same_text_documents(tmp_path_factory, lines, unit_bytes, bom):
     content = "".join(text + end for text, end in lines)
@@ -89,7 +90,7 @@ def test_any_cut_gives_the_same_text_documents(tmp_path_factory, lines, unit_byt
     assert [item.text if isinstance(item, Document) else "" for item in whole] == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     lines=st.lists(st.tuples(st.sampled_from(["", "a", "éé", "long " * 9]), END), min_size=1, max_size=12),
     unit_bytes=st.integers(1, 60),

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow
 import pytest
 from fsspec.spec import AbstractBufferedFile
+from property_tests import LONG
 from pyarrow import parquet
 from small_corpora import make_tokenizer, many_texts, start_script, tree, write_jsonl
 
@@ -33,7 +34,6 @@ from data_prep.errors import InputError
 from data_prep.lease import Lease
 from data_prep.tokenizer import load_tokenizer
 
-LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SCRIPT = """
 import data_prep.build as build, data_prep.lease as lease
 from data_prep.errors import InputError

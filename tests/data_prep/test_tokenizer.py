@@ -10,6 +10,7 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from data_prep.chunk_borders import borders
 from data_prep.chunk_cache import ChunkCache
@@ -153,7 +154,7 @@ FRAGMENTS = st.sampled_from(
 HOSTILE = st.one_of(st.lists(FRAGMENTS | st.just(" "), max_size=12).map("".join), st.text(max_size=30))
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @pytest.mark.parametrize("kind", KINDS)
 @given(texts=st.lists(HOSTILE, max_size=4))
 def test_the_cache_changes_no_id(loaded, bare, kind, texts):

@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 from small_corpora import make_tokenizer, tree
 
 from data_prep import byte_streams, wiki_dumps, wiki_text
@@ -82,7 +83,7 @@ def test_every_page_is_an_article_or_has_a_reason(tmp_path, name):
     assert items(tmp_path / name, unit_bytes=50) == WANTED
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data(), unit_bytes=st.integers(30, 900))
 def test_any_cut_into_streams_and_ranges_gives_every_page_once(tmp_path_factory, data, unit_bytes):
     """Streams may end anywhere, as in what pbzip2 makes: inside a page, inside a tag."""

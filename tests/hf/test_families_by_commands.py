@@ -9,6 +9,7 @@ import transformers
 from byte_level_vocabulary import byte_level
 from family_models import LENGTH, make
 from safetensors.numpy import load_file
+from sentencepiece_vocabulary import moved_by_one
 from small_corpora import make_tokenizer, many_texts, write_jsonl
 from transformers_rows import held_out_losses, masked_validation_rows
 
@@ -25,7 +26,7 @@ def get_config():
     config = default_config()
     config.init = "{init}"
     config.extend.update(vocabulary=True, positions=True)
-    config.model.update(family="roberta", hidden_size=24, num_layers=2, num_heads=3, intermediate_size=40,
+    config.model.update(family="{family}", hidden_size=24, num_layers=2, num_heads=3, intermediate_size=40,
                         max_position_embeddings={length}, position_offset=2, type_vocab_size=1, dtype="float32")
     config.data.update(corpus="{corpus}", objective="mlm", mlm_documents="across", seq_len=48, block_tokens=2000)
     config.train.update(num_steps=3, global_batch_size=8, log_every=1, eval_every=3, checkpoint_every=3)
@@ -102,9 +103,13 @@ def begins_as_theirs(command, folder, run, tokenizer) -> None:
     assert theirs(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
-def test_roberta_from_theirs_to_theirs(tmp_path, command):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(byte_level(tmp_path / "vocabulary"))
-    make("roberta", "RobertaForMaskedLM", vocab_size=len(tokenizer), scale=0.1).save_pretrained(tmp_path / "theirs")
+@pytest.mark.parametrize(
+    ("family", "kind", "vocabulary"),
+    [("roberta", "RobertaForMaskedLM", byte_level), ("xlm-roberta", "XLMRobertaForMaskedLM", moved_by_one)],
+)
+def test_continued_from_theirs_to_theirs(tmp_path, command, family, kind, vocabulary):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(vocabulary(tmp_path / "vocabulary"))
+    make(family, kind, vocab_size=len(tokenizer), scale=0.1).save_pretrained(tmp_path / "theirs")
     tokenizer.save_pretrained(tmp_path / "theirs")
     command("convert", "from-hf", tmp_path / "theirs", tmp_path / "ours")
     text = write_jsonl(tmp_path / "text.jsonl", many_texts(80))
@@ -115,7 +120,7 @@ def test_roberta_from_theirs_to_theirs(tmp_path, command):
         "--validation-share", "0.2", "--workers", "1",
     )  # fmt: skip
     recipe, run = tmp_path / "recipe.py", tmp_path / "run"
-    recipe.write_text(RECIPE.format(init=tmp_path / "ours", corpus=tmp_path / "corpus", length=LONGER))
+    recipe.write_text(RECIPE.format(family=family, init=tmp_path / "ours", corpus=tmp_path / "corpus", length=LONGER))
     code, said = runs.train(recipe, run)
     assert code == 0, said
     lines = [line for line in runs.numbers(run) if "loss" in line]

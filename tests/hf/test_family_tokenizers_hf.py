@@ -9,6 +9,7 @@ import tokenizers
 import transformers
 from byte_level_vocabulary import byte_level
 from languages import LANGUAGES
+from sentencepiece_vocabulary import moved_by_one
 
 from data_prep.errors import InputError
 from data_prep.fast_encoder import hostile_strings
@@ -17,18 +18,6 @@ from data_prep.tokenizer import load_tokenizer
 TEXTS = [text for texts in LANGUAGES.values() for text in texts]
 ALL = [*TEXTS, *hostile_strings(), "<s", "▁", "  two  spaces ", "madeupword0000"]
 MASKED = ["the <mask> of <mask>.", " <mask>", "a<mask>b"]
-
-
-def moved_by_one(directory):
-    """A SentencePiece model; its ids are moved by one in transformers."""
-    directory.mkdir()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS * 4), model_prefix=str(directory / "sentencepiece.bpe"), model_type="unigram",
-        vocab_size=450, character_coverage=0.9995, minloglevel=2,
-    )  # fmt: skip
-    (directory / "sentencepiece.bpe.vocab").unlink()
-    (directory / "config.json").write_text(json.dumps({"model_type": "xlm-roberta"}))
-    return directory
 
 
 SOURCES = {"roberta": byte_level, "xlm-roberta": moved_by_one}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from bert_jax import random_bits
 from bert_jax.config import ModelConfig
@@ -31,7 +32,7 @@ def reference(query, key, value, segment_ids, keep, head_size, rate):
     return jnp.einsum("BNST,BTNH->BSNH", weights, value).reshape(batch, length, features)
 
 
-@settings(max_examples=4)
+@settings(max_examples=examples(4))
 @given(
     batch=st.integers(1, 5),
     length=st.sampled_from([128, 256]),

@@ -7,6 +7,7 @@ import pytest
 import small_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from bert_jax.model.bert import Dropout, bind
 
@@ -20,7 +21,7 @@ def encode(batch, seed, step):
     return bind(CONFIG, "nsp", PARAMS).encode(batch, Dropout(seed, step, batch["rows"]))
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(order=st.permutations(range(6)))
 def test_a_row_is_drawn_alike_in_any_batch(order):
     whole = np.asarray(encode(BATCH, 1, 2))

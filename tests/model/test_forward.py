@@ -10,6 +10,7 @@ import pytest
 import small_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from bert_jax import losses
 from bert_jax.model.bert import Dropout, abstract_params, bind, init_params, logical_axes
@@ -83,7 +84,7 @@ def check_outputs(config, objective, batch, seed=0, dropout=None, drop=numpy_ber
         np.testing.assert_allclose(got["nsp"], numpy_bert.nsp_logits(exact, pooled), rtol=0, atol=1e-4)
 
 
-@settings(max_examples=6)
+@settings(max_examples=examples(6))
 @given(
     layers=st.integers(1, 3),
     heads=st.integers(1, 3),

@@ -6,6 +6,7 @@ import numpy as np
 import small_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from bert_jax.model.bert import bind
 
@@ -20,7 +21,7 @@ def hidden_and_pooled(params, batch):
     return hidden, model.pool(hidden, batch["cls_positions"])
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(seed=st.integers(0, 10**6))
 def test_packed_equals_alone(seed):
     batch = small_bert.packed_batch(CONFIG, 2, seed=seed)
@@ -38,7 +39,7 @@ def test_packed_equals_alone(seed):
             np.testing.assert_allclose(alone_pooled[0, 0], pooled[row, number - 1], rtol=0, atol=2e-5)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(seed=st.integers(0, 10**6))
 def test_a_perturbed_neighbour_changes_nothing(seed):
     batch = small_bert.packed_batch(CONFIG, 2, seed=seed)
