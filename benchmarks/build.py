@@ -7,6 +7,10 @@ build does everything: reading, cleaning, splitting into sentences, tokenising, 
 tokenizers library alone, and with the fast encoder where it is installed (`pip install bert-jax[fast]`). All run in
 turn, each in a process of its own. Of each the fastest run counts; `ratio` is its time over the library's, `cpu_ratio`
 the same of CPU time, which other programs on the machine disturb less. Below 1 the whole build is faster.
+
+`speed_up` is of several processes over the first of --workers. What the machine itself gives, whose cores may share
+caches, memory and more, is told by as many builds of one process each at once, which have nothing to do with each
+other: `speed_up_of_separate_builds`.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +52,16 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     threads = arguments.workers[-1]
     runs = [("library", threads), *((side, n) for side in ("tokenizers", "auto") for n in arguments.workers)]
     found: dict[tuple[str, int], list[dict[str, Any]]] = {run: [] for run in runs}
+    separate: dict[str, list[float]] = {"tokenizers": [], "auto": []}
     for _ in range(arguments.repeats):
         for side, workers in runs:
             found[side, workers].append(in_process(folder, side, workers))
             print(f"{side}, {workers}: {found[side, workers][-1]['seconds']:.2f} s", file=sys.stderr)
+        for side, taken in separate.items():
+            with ThreadPoolExecutor(threads) as pool:
+                at_once = list(pool.map(lambda _, side=side: in_process(folder, side, 1), range(threads)))
+            taken.append(max(run["seconds"] for run in at_once))
+            print(f"{side}, {threads} separate builds: {taken[-1]:.2f} s", file=sys.stderr)
     best = {run: {**taken[0], **fastest(taken)} for run, taken in found.items()}
     theirs = best["library", threads]
     builds = []
@@ -64,6 +75,8 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         entry["cpu_ratio"] = ours["cpu_seconds"] / theirs["cpu_seconds"]
         first = best[side, arguments.workers[0]]
         entry["speed_up"] = first["seconds"] / ours["seconds"]
+        if workers == threads and (side, 1) in best:
+            entry["speed_up_of_separate_builds"] = threads * best[side, 1]["seconds"] / min(separate[side])
         builds.append(entry)
     rates = {"megabytes_per_second": size / theirs["seconds"] / 1e6, "threads": threads}
     return {"megabytes": size / 1e6, "library": {**theirs, **rates}, "builds": builds}
