@@ -3,7 +3,7 @@
 import os
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-USUAL, TIMES = 100, 10
+USUAL, TIMES = 100, 20
 
 
 def examples(usual: int = USUAL) -> int:
