@@ -40,7 +40,7 @@ def product(equation: str, dtype, axes: tuple[str, ...] | None, x: Array, y: Arr
       axes: logical names of y's dimensions if it is a parameter, which is gathered for use; else None.
       x, y: arrays of any float dtype.
     """
-    return jnp.einsum(equation, x.astype(dtype), _operand(y, dtype, axes), preferred_element_type=jnp.float32)
+    return _product_forward(equation, dtype, axes, x, y)[0]
 
 
 def _operand(y: Array, dtype, axes: tuple[str, ...] | None) -> Array:
@@ -49,7 +49,9 @@ def _operand(y: Array, dtype, axes: tuple[str, ...] | None) -> Array:
 
 
 def _product_forward(equation, dtype, axes, x, y):
-    return product(equation, dtype, axes, x, y), (x, y)
+    # In the open, not a call of `product`, which policies of jax.checkpoint would not know for a product.
+    result = jnp.einsum(equation, x.astype(dtype), _operand(y, dtype, axes), preferred_element_type=jnp.float32)
+    return result, (x, y)
 
 
 def _product_backward(equation, dtype, axes, operands, gradient):
