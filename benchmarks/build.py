@@ -52,7 +52,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     threads = arguments.workers[-1]
     runs = [("library", threads), *((side, n) for side in ("tokenizers", "auto") for n in arguments.workers)]
     found: dict[tuple[str, int], list[dict[str, Any]]] = {run: [] for run in runs}
-    separate: dict[str, list[float]] = {"tokenizers": [], "auto": []}
+    separate: dict[str, list[float]] = {"tokenizers": [], "auto": []} if threads > 1 and 1 in arguments.workers else {}
     for _ in range(arguments.repeats):
         for side, workers in runs:
             found[side, workers].append(in_process(folder, side, workers))
@@ -75,7 +75,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         entry["cpu_ratio"] = ours["cpu_seconds"] / theirs["cpu_seconds"]
         first = best[side, arguments.workers[0]]
         entry["speed_up"] = first["seconds"] / ours["seconds"]
-        if workers == threads and (side, 1) in best:
+        if workers == threads and side in separate:
             entry["speed_up_of_separate_builds"] = threads * best[side, 1]["seconds"] / min(separate[side])
         builds.append(entry)
     rates = {"megabytes_per_second": size / theirs["seconds"] / 1e6, "threads": threads}

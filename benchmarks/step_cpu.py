@@ -31,6 +31,31 @@ from bert_jax.train_step import make_train_step
 Step = Callable[[], float]  # runs one update, returns its loss
 
 
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The options that `recipe` reads."""
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seq-len", type=int, default=128)
+
+
+def recipe(flags: argparse.Namespace) -> Config:
+    """The run that is measured, in float32."""
+    return Config(
+        model=ModelConfig(
+            vocab_size=30522,
+            hidden_size=flags.hidden,
+            num_layers=flags.layers,
+            num_heads=flags.hidden // 64,
+            intermediate_size=4 * flags.hidden,
+            dtype="float32",
+        ),
+        data=DataConfig(seq_len=flags.seq_len),
+        train=TrainConfig(num_steps=1000, global_batch_size=flags.batch),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10),
+    )
+
+
 def make_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
     """Random tokens: one pair a row, no padding, evenly spread predictions."""
     draw = np.random.default_rng(0)
@@ -54,14 +79,15 @@ def make_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(values, np.int32) for name, values in batch.items()}
 
 
-def ours(config: Config, batch: dict[str, np.ndarray]) -> Step:
-    """Our jitted step on one device."""
+def ours(config: Config, batch: dict[str, np.ndarray], options: dict[str, str] | None = None) -> Step:
+    """Our step on one device, compiled with `options` of XLA's."""
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     step = make_train_step(config, mesh, lambda batch, seed, step: batch)  # masked already, as PyTorch's
     held = {"state": create_state(config, mesh)}
+    program = step.lower(held["state"], batch).compile(compiler_options=options)  # type: ignore[attr-defined]
 
     def run() -> float:
-        held["state"], metrics = step(held["state"], batch)
+        held["state"], metrics = program(held["state"], batch)
         return float(metrics["loss"])
 
     return run
@@ -114,28 +140,13 @@ def pytorch(config: Config, batch: dict[str, np.ndarray], autocast: bool) -> Ste
 def main() -> None:
     """Prints a table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--seq-len", type=int, default=128)
+    add_sizes(parser)
     parser.add_argument("--rounds", type=int, default=10, help="timed turns of every contender")
     parser.add_argument("--only", default="", help="contenders, separated by commas; all unless given")
     parser.add_argument("--output", type=Path, help="where to write the JSON as well")
     flags = parser.parse_args()
 
-    config = Config(
-        model=ModelConfig(
-            vocab_size=30522,
-            hidden_size=flags.hidden,
-            num_layers=flags.layers,
-            num_heads=flags.hidden // 64,
-            intermediate_size=4 * flags.hidden,
-            dtype="float32",
-        ),
-        data=DataConfig(seq_len=flags.seq_len),
-        train=TrainConfig(num_steps=1000, global_batch_size=flags.batch),
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10),
-    )
+    config = recipe(flags)
     in_bfloat16 = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
     batch = make_batch(config, flags.batch)
     makers: dict[str, Callable[[], Step]] = {

@@ -3,8 +3,9 @@
     python benchmarks/xla_cpu_flags.py --layers 2 --rounds 6
     python benchmarks/xla_cpu_flags.py --flag xla_cpu_prefer_vector_width=512
 
-The step of `benchmarks/step_cpu.py` in float32. A flag is given to one compilation, so all programs run in one process
-and take turns. Prints medians of seconds, and of seconds of the processor (all threads), over the unchanged program's.
+The step of `benchmarks/step_cpu.py` in float32; like that it needs the extra `hf`. A flag is given to one compilation,
+so all programs run in one process and take turns. Prints medians of seconds, and of seconds of the processor (all
+threads), over the unchanged program's.
 """
 
 import argparse
@@ -12,20 +13,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import jax
-import numpy as np
-from step_cpu import make_batch
-
-from bert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
-from bert_jax.sharding import make_mesh
-from bert_jax.train_state import create_state
-from bert_jax.train_step import make_train_step
+from step_cpu import Step, add_sizes, make_batch, ours, recipe
 
 FLAGS = (
     "xla_cpu_enable_fast_math=True",
@@ -42,37 +33,21 @@ FLAGS = (
 def main() -> None:
     """Prints a table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--seq-len", type=int, default=128)
+    add_sizes(parser)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--flag", nargs="+", default=FLAGS, help="name=value")
     flags = parser.parse_args()
-    model = ModelConfig(
-        vocab_size=30522,
-        hidden_size=flags.hidden,
-        num_layers=flags.layers,
-        num_heads=flags.hidden // 64,
-        intermediate_size=4 * flags.hidden,
-        dtype="float32",
-    )
-    config = Config(
-        model=model,
-        data=DataConfig(seq_len=flags.seq_len),
-        train=TrainConfig(num_steps=1000, global_batch_size=flags.batch),
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10),
-    )
+    config = recipe(flags)
     batch = make_batch(config, flags.batch)
-    steps: dict[str, Callable[[], float]] = {}
+    steps: dict[str, Step] = {}
     for flag in ("none", *flags.flag):
         try:
-            steps[flag] = compiled(config, batch, flag)
-            steps[flag]()
+            step = ours(config, batch, {} if flag == "none" else dict([flag.split("=", 1)]))
+            step()
         except Exception as error:  # XLA does not know the flag, or does not take the value
             print(f"{flag}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
-            steps.pop(flag, None)
             continue
+        steps[flag] = step
         print(f"{flag}: compiled", file=sys.stderr, flush=True)
     taken: dict[str, list[tuple[float, float]]] = {flag: [] for flag in steps}
     for _ in range(flags.rounds):
@@ -88,21 +63,6 @@ def main() -> None:
         result[flag] = {"seconds": wall / plain[0], "processor": processor / plain[1]}
         print(f"{flag:52}{wall / plain[0]:9.3f}{processor / plain[1]:18.3f}")
     print(json.dumps({"step_seconds": plain[0], "over_none": result}))
-
-
-def compiled(config: Config, batch: dict[str, np.ndarray], flag: str) -> Callable[[], float]:
-    """Our step on one device, compiled with a flag."""
-    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    step = make_train_step(config, mesh, lambda batch, seed, step: batch)  # masked already
-    held = {"state": create_state(config, mesh)}
-    options = {} if flag == "none" else dict([flag.split("=", 1)])
-    program = step.lower(held["state"], batch).compile(compiler_options=options)  # type: ignore[attr-defined]
-
-    def run() -> float:
-        held["state"], metrics = program(held["state"], batch)
-        return float(metrics["loss"])
-
-    return run
 
 
 if __name__ == "__main__":
