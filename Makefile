@@ -1,4 +1,4 @@
-# make install, quickstart, test, test-hf, test-long, lint, bench, drill: each makes the environment that it needs.
+# make install, quickstart, test, test-hf, test-beam, test-long, lint, bench, drill: each makes the environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 SEED ?= 0
 Q := quickstart
 
-.PHONY: install quickstart test test-hf test-long lint format bench drill clean
+.PHONY: install quickstart test test-hf test-beam test-long lint format bench drill clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,13 @@ $(VENV)/.dev: $(VENV)/.installed
 
 $(VENV)/.hf: $(VENV)/.dev
 	$(PIP) --editable '.[dev,hf]'
+	touch $@
+
+# Apache Beam asks for older versions of what the others have, so it has an environment of its own.
+$(VENV)-beam/.installed: pyproject.toml constraints/beam-python$(VERSION).txt
+	$(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints/beam-python$(VERSION).txt --editable '.[beam,fast,wiki]' beartype hypothesis pytest
 	touch $@
 
 # Every line below that starts with bert-jax is a command that you can repeat by hand.
@@ -71,7 +78,10 @@ test: $(VENV)/.dev
 test-hf: $(VENV)/.hf
 	$(BIN)/python -m pytest tests/hf --numprocesses $(JOBS) --dist loadfile -q
 
-test-long: $(VENV)/.dev
+test-beam: $(VENV)-beam/.installed
+	$(VENV)-beam/bin/python -m pytest tests/data_prep/test_beam_engine.py -q
+
+test-long: $(VENV)/.dev test-beam
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests --ignore tests/hf --numprocesses $(JOBS) --dist loadfile -q
 	$(if $(OTHER_PYTHON),$(MAKE) test PYTHON=$(OTHER_PYTHON) VENV=$(VENV)-other,@echo "set OTHER_PYTHON=python3.12 to test there too")
 
