@@ -16,11 +16,12 @@ from bert_jax.config import Config, MeshConfig, corpus_weights
 from bert_jax.data.plan import RowSettings
 from bert_jax.data.read import validation_batches
 from bert_jax.masking import MaskSettings, make_mask_fn
+from bert_jax.own_tokenizer import own_tokenizer
 from bert_jax.sharding import batch_sharding, make_mesh, state_shardings
 from bert_jax.train_step import make_eval_step
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer
 
 Evaluate = Callable[..., dict[str, float]]
 
@@ -110,7 +111,7 @@ def evaluate_run(run: Path, step: int | None, corpus: str | None) -> dict[str, f
     if corpus is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, corpus=corpus))
     corpora = open_corpora(config)
-    tokenizer = load_tokenizer(model.tokenizer_dir)
+    tokenizer = own_tokenizer(model)
     for opened in corpora:
         if opened.tokenizer_fingerprint != tokenizer.fingerprint:
             raise InputError(f"{opened.path} was built with another tokenizer than {run} was trained with; rebuild it")

@@ -9,8 +9,8 @@ import numpy as np
 
 from bert_jax.convert.importing import open_model
 from bert_jax.model.bert import bind
+from bert_jax.own_tokenizer import own_tokenizer
 from data_prep.errors import InputError
-from data_prep.tokenizer import load_tokenizer
 
 _MULTIPLE = 32  # rows are padded to it, so that few shapes are compiled
 
@@ -36,7 +36,7 @@ def fill_mask(model_dir: str | Path, text: str, top_k: int = 5) -> list[list[dic
     model = open_model(model_dir)
     if "mlm" not in model.params:
         raise InputError(f"{model_dir} is a {model.objective} model and predicts no words; name a pretraining run")
-    tokenizer = load_tokenizer(model.tokenizer_dir)
+    tokenizer = own_tokenizer(model)
     ids = [tokenizer.cls_id, *tokenizer.encode_with_specials(text), tokenizer.sep_id]
     masks = [i for i, token in enumerate(ids) if token == tokenizer.mask_id]
     if not masks:

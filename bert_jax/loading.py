@@ -11,8 +11,9 @@ import numpy as np
 from bert_jax.config import ModelConfig
 from bert_jax.convert.importing import open_model
 from bert_jax.model.bert import Params, bind
+from bert_jax.own_tokenizer import own_tokenizer
 from data_prep.errors import InputError
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer
 
 Batch = Mapping[str, jax.Array | np.ndarray]
 
@@ -77,4 +78,4 @@ def load(directory: str | Path, step: int | None = None, dtype: str = "float32")
     if "mlm" not in saved.params:
         raise InputError(f"{directory} is a {saved.objective} model; load a pretrained one, and use predict for this")
     config = dataclasses.replace(saved.config, dtype=dtype)
-    return Model(config, saved.objective, load_tokenizer(saved.tokenizer_dir)), jax.tree.map(jnp.asarray, saved.params)
+    return Model(config, saved.objective, own_tokenizer(saved)), jax.tree.map(jnp.asarray, saved.params)

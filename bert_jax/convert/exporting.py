@@ -20,8 +20,9 @@ from bert_jax.convert.hf_writing import DTYPES, write_arrays, write_directory
 from bert_jax.convert.importing import open_model
 from bert_jax.convert.mapping import Params, to_tensors
 from bert_jax.convert.model_card import model_card
+from bert_jax.own_tokenizer import own_tokenizer
 from data_prep.errors import InputError
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer
 
 PROBE_FILE = "probe.safetensors"
 AUTO = "auto"
@@ -70,12 +71,7 @@ def to_hf(
     if form.dtype not in (AUTO, *DTYPES):
         raise InputError(f"--dtype {form.dtype} is not known; known are {', '.join((AUTO, *DTYPES))}")
     model = open_model(source, step)
-    tokenizer = load_tokenizer(model.tokenizer_dir)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise InputError(
-            f"{source}: the tokenizer has {tokenizer.vocab_size} entries, the embeddings {model.config.vocab_size}; "
-            "use the tokenizer that belongs to the model"
-        )
+    tokenizer = own_tokenizer(model)
     with whole_directory(output) as partial:
         _write_tokenizer(partial, tokenizer, model)
         inputs = gate.probe_inputs(model.config)

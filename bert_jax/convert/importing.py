@@ -20,8 +20,8 @@ from bert_jax.convert.mapping import Family, Params, Row, nest
 from bert_jax.model.bert import abstract_params, init_params
 from bert_jax.model.classifier import classifier_shapes
 from bert_jax.model.token_heads import HEADS, token_head_shapes
+from bert_jax.own_tokenizer import own_tokenizer
 from data_prep.errors import InputError
-from data_prep.tokenizer import load_tokenizer
 
 _HEADS = ("pooler", "mlm", "nsp", "discriminator")  # may be absent as a whole, and are then started fresh
 
@@ -42,18 +42,7 @@ def from_hf(directory: str | Path, output: str | Path) -> None:
     if output.exists():
         raise InputError(f"{output} exists already; remove it or name another output")
     model = read_hf(directory)
-    tokenizer = load_tokenizer(directory)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise InputError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, the embeddings {model.config.vocab_size}; "
-            "use the tokenizer that belongs to the model"
-        )
-    offset = model.config.position_offset
-    if offset and tokenizer.pad_id != offset - 1:
-        raise InputError(
-            f"{directory}: pad_token_id is {offset - 1} in {CONFIG_FILE}, and the tokenizer's is {tokenizer.pad_id}; "
-            "use the tokenizer that belongs to the model"
-        )
+    tokenizer = own_tokenizer(model)
     with tempfile.TemporaryDirectory() as tokenizer_dir:
         tokenizer.save(tokenizer_dir)
         checkpoint.save_model(output, dataclasses.replace(model, tokenizer_dir=Path(tokenizer_dir)))

@@ -14,10 +14,11 @@ from bert_jax.convert.extending import extend
 from bert_jax.convert.importing import fresh_parts, open_model
 from bert_jax.convert.mapping import Params
 from bert_jax.model.bert import abstract_params
+from bert_jax.own_tokenizer import own_tokenizer
 from bert_jax.run_copy import local_run
 from data_prep.errors import InputError
 from data_prep.grown_tokenizer import difference, new_ids
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer
 
 _SIZES = (
     "family",
@@ -62,7 +63,7 @@ def _params_of(directory: Path, config: Config, tokenizer: Tokenizer) -> Params:
             "from its generator"
         )
     _check_sizes(saved.config, config)
-    new = _new_tokens(load_tokenizer(saved.tokenizer_dir), tokenizer, saved, config)
+    new = _new_tokens(own_tokenizer(saved), tokenizer, saved, config)
     asked, has = config.model, saved.config
     if has.vocab_size != asked.vocab_size or len(new) or has.max_position_embeddings != asked.max_position_embeddings:
         params = extend(saved.params, has, asked.vocab_size, new, asked.max_position_embeddings)
@@ -96,11 +97,6 @@ def _check_sizes(has: ModelConfig, config: Config) -> None:
 
 def _new_tokens(old: Tokenizer, new: Tokenizer, saved: SavedModel, config: Config) -> np.ndarray:
     """Ids of the corpus's tokens that the model has no learned rows for."""
-    if old.vocab_size > saved.config.vocab_size:
-        raise InputError(
-            f"config.init={config.init}: the tokenizer has {old.vocab_size} entries, the embeddings "
-            f"{saved.config.vocab_size}; use the tokenizer that belongs to the model"
-        )
     if old.fingerprint == new.fingerprint:
         return np.zeros(0, np.int32)
     advice = f"build the corpus with --tokenizer {saved.tokenizer_dir}"

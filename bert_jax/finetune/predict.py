@@ -16,9 +16,9 @@ from bert_jax.finetune.encode import Encoded
 from bert_jax.finetune.infer import all_logits
 from bert_jax.finetune.question_answering import question_answers
 from bert_jax.finetune.tagging import tagging_answers
+from bert_jax.own_tokenizer import own_tokenizer
 from data_prep.errors import InputError
 from data_prep.files import whole_file
-from data_prep.tokenizer import load_tokenizer
 
 _BATCH_SIZE = 32
 _ANSWERS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
@@ -65,7 +65,7 @@ def predict(
         with jax.default_matmul_precision("highest"):
             return all_logits(logits, config, params, encoded, _BATCH_SIZE, longest)
 
-    tokenizer = load_tokenizer(model.tokenizer_dir)
+    tokenizer = own_tokenizer(model)
     answers = _ANSWERS[model.objective](model, tokenizer, Path(input_path), longest, infer, **options)
     with whole_file(output_path) as partial, partial.open("w", encoding="utf-8") as file:
         for answer in answers:

@@ -28,8 +28,9 @@ from bert_jax.model.bert import Dropout, Params
 from bert_jax.model.classifier import init_head
 from bert_jax.model.token_heads import HEADS
 from bert_jax.optimizer import make_optimizer
+from bert_jax.own_tokenizer import own_tokenizer
 from data_prep.errors import InputError
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classification": classification,
@@ -91,7 +92,7 @@ def finetune(
     max_seq_len = max_seq_len or min(_USUAL_LENGTHS.get(task, _USUAL_LENGTH), positions)
     if max_seq_len > positions:
         raise InputError(f"--max-seq-len {max_seq_len} exceeds the {positions} positions of {init}; lower it")
-    tokenizer = load_tokenizer(saved.tokenizer_dir)
+    tokenizer = own_tokenizer(saved)
     ready = TASKS[task](Path(train), Path(dev), saved, tokenizer, max_seq_len, **options)
     config = _compute_config(saved.config)
     params = _first_params(saved, ready, seed, init)
