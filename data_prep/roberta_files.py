@@ -60,6 +60,8 @@ def _byte_level(directory: Path, named: dict[str, str], config: dict[str, Any]) 
     tokenizer.post_processor = processors.RobertaProcessing(
         (sep, vocab[sep]), (cls, vocab[cls]), trim_offsets=True, add_prefix_space=prefix
     )
+    if specials["cls"] == "<s>":
+        config = {"tokenizer_class": "RobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>"} | config
     return Definition(json.loads(tokenizer.to_str()), specials, None, config)
 
 

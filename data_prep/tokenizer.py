@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from data_prep.added_tokens import with_added_tokens
 from data_prep.chunk_borders import borders
 from data_prep.chunk_cache import ChunkCache, Encoded
 from data_prep.errors import InputError
 from data_prep.fast_encoder import agree, fast_encoder
 from data_prep.roberta_files import read_roberta_files
-from data_prep.tokenizer_files import CHARACTERS, Definition, config_files, read_definition, vocabulary
+from data_prep.tokenizer_files import CHARACTERS, Definition, read_definition, vocabulary
+from data_prep.tokenizer_writing import tokenizer_files
 from data_prep.word_starts import word_start_table
 
 _UNUSED = re.compile(r"\[unused\d+\]|madeupword\d{4}")  # BERT's, RoBERTa's
@@ -167,17 +169,11 @@ class Tokenizer:
 
     def files(self) -> dict[str, bytes]:
         """Name and content of every file of the tokenizer's directory; equal tokenizers have equal bytes."""
-        contents = config_files(self._definition, self.kind, self.lowercase)
-        contents["tokenizer.json"] = json.dumps(self._definition.json, indent=2, ensure_ascii=False) + "\n"
-        files = {name: text.encode() for name, text in contents.items()}
-        if self._definition.model_file:
-            name, raw = self._definition.model_file
-            files[name] = raw
-        return dict(sorted(files.items()))
+        return tokenizer_files(self._definition, self.kind, self.lowercase)
 
     def save(self, directory: str | Path) -> None:
-        """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and the own model file, if it has
-        one.
+        """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json, and the vocabulary in a file of its
+        own, if its kind has one.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -198,6 +194,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     """
     directory = Path(directory)
     definition = read_roberta_files(directory) or read_definition(directory)
+    if not (directory / "tokenizer.json").exists():
+        definition = with_added_tokens(definition, directory)
     model = definition.json.get("model") or {}
     if model.get("type") not in _KINDS:
         raise InputError(f"{directory}: tokenizer of type {model.get('type')}; known are {', '.join(_KINDS.values())}")

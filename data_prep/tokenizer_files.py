@@ -28,11 +28,13 @@ _ALIASES = {
 # How a tokenizer.json says that every character is a token of its own, white space too.
 CHARACTERS: dict[str, Any] = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
 VOCAB_FILE = "vocab.txt"
-# Fields of a tokenizer_config.json that classes of transformers read beside tokenizer.json.
-_KEPT = (
-    "tokenizer_class", "strip_accents", "tokenize_chinese_chars", "model_max_length", "add_prefix_space",
-    "trim_offsets", "bos_token", "eos_token",
-)  # fmt: skip
+# Fields of a tokenizer_config.json that decide for transformers' classes of BERT, whatever tokenizer.json says: the
+# normaliser's name of each, and what it is where unsaid.
+BERT_NORMALIZER = {
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
+}
 MODEL_FILE = "sentencepiece.model"
 
 
@@ -63,6 +65,7 @@ def read_definition(directory: Path) -> Definition:
             own = directory / VOCAB_FILE if (directory / VOCAB_FILE).exists() else next(iter(model_files), None)
             pieces = [token for token, _ in vocabulary(definition)]
             specials = find_specials(pieces, named, directory)
+            _as_bert_classes_read(definition, config, directory)
             checked = tokenizers.Tokenizer.from_str(json.dumps(definition))
             if checked.post_processor is None:
                 _set_template(checked, specials)
@@ -85,11 +88,21 @@ def read_definition(directory: Path) -> Definition:
     raise InputError(f"{directory}: no tokenizer in it (tokenizer.json, vocab.txt or a SentencePiece .model)")
 
 
+def _as_bert_classes_read(definition: dict[str, Any], config: dict[str, Any], directory: Path) -> None:
+    """Puts into a tokenizer.json what its config says otherwise, where transformers takes the config's word."""
+    normalizer = definition.get("normalizer") or {}
+    name = str(config.get("tokenizer_class") or json_file(directory / "config.json").get("model_type", ""))
+    if normalizer.get("type") == "BertNormalizer" and name.lower().startswith(("bert", "distilbert", "electra")):
+        for theirs, (ours, _) in BERT_NORMALIZER.items():
+            if theirs in config:
+                normalizer[ours] = config[theirs]
+
+
 def from_vocab_txt(
     raw: bytes, directory: Path, named: dict[str, str] | None = None, config: dict[str, Any] | None = None
 ) -> Definition:
     """A BERT vocabulary: a piece a line, its number the id. Without `do_lower_case` in the config, capitals in it
-    decide.
+    decide (transformers would fold case then, also of a vocabulary that has capitals).
     """
     config = config or {}
     pieces = [line.rstrip("\r") for line in raw.decode("utf-8").split("\n")]
@@ -183,31 +196,6 @@ def vocabulary(definition: dict[str, Any]) -> list[tuple[str, int]]:
     for token in definition.get("added_tokens", []):
         pairs.setdefault(token["content"], token["id"])
     return sorted(pairs.items(), key=lambda pair: pair[1])
-
-
-def config_files(definition: Definition, kind: str, lowercase: bool) -> dict[str, str]:
-    """Contents of tokenizer_config.json and special_tokens_map.json."""
-    named = {f"{role}_token": _as_said(definition, f"{role}_token", definition.specials[role]) for role in ROLES}
-    config: dict[str, Any] = {
-        # The generic class reads tokenizer.json as it is; BertTokenizer builds the same from the vocabulary.
-        "tokenizer_class": "BertTokenizer" if kind == "wordpiece" else "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "do_lower_case": lowercase,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-    }
-    for key in _KEPT:
-        if key in definition.config:
-            config[key] = definition.config[key]
-    dump = {"tokenizer_config.json": config | named, "special_tokens_map.json": named}
-    return {
-        name: json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n" for name, content in dump.items()
-    }
-
-
-def _as_said(definition: Definition, key: str, token: str) -> Any:
-    """The token, with what else its config says of it (that it takes the space before it, say)."""
-    said = definition.config.get(key)
-    return said if isinstance(said, dict) and said.get("content") == token else token
 
 
 def _finish(

@@ -1,4 +1,4 @@
-"""Whatever reads a model refuses a tokenizer that is another model's: an id without a row would be clipped in silence."""
+"""Whatever reads a model refuses the tokenizer of another one, whose ids would be clipped in silence."""
 
 import pytest
 from saved_models import save, saved_model
