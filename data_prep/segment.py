@@ -5,11 +5,13 @@ from importlib import metadata
 
 import sentencex
 
+from data_prep.sentence_joins import joined
+
 # Characters. What goes on for longer without a sentence end is no sentence but a table, a list or a log, and would be
 # held in memory several times over. Equal to the tokens of a record: a piece mostly fits into one.
 LONGEST = 16384
 # Determines the content of a corpus: part of its manifest.
-SEGMENTER = f"sentencex {metadata.version('sentencex')}, at most {LONGEST} characters"
+SEGMENTER = f"sentencex {metadata.version('sentencex')}, joins 1, at most {LONGEST} characters"
 _LINES = re.compile(r"\n*[^\n]*\n*")
 
 
@@ -34,7 +36,8 @@ def split(text: str, language: str = "en", normalize: str = "nfc") -> tuple[list
         return _limited([line for line in _LINES.findall(text) if line], keep=True)
     found: list[str] = []
     for paragraph in text.split("\n"):
-        for sentence in sentencex.segment(language, paragraph):
+        pieces = sentencex.segment(language, paragraph)
+        for sentence in joined(pieces, language) if len(pieces) > 1 else pieces:
             sentence = sentence.strip()
             if sentence:
                 found.append(sentence)
