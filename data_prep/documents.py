@@ -1,8 +1,9 @@
 """What a reader yields: a document, or the reason why there is none; and the cleaning that all readers share."""
 
 import re
-import unicodedata
 from dataclasses import dataclass
+
+from data_prep import unicode_14
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Blank lines and page ends; and a word broken at the end of a line.
 _PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*|\f")
-_HYPHEN = re.compile(r"([^\W\d_])[-\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=(\w))")
+_HYPHEN = re.compile(r"(\S)[-\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=(\S))")
 
 
 def clean(text: str) -> str:
@@ -47,7 +48,7 @@ def clean(text: str) -> str:
         text = _CONTROLS.sub("", _SEPARATORS.sub(" ", text))
         text = _SURROGATES.sub("\ufffd", text)
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
+        text = unicode_14.nfc(text)
     if "\n" not in text:
         return text.strip()
     return "\n".join(filter(None, map(str.strip, text.split("\n"))))
@@ -68,8 +69,13 @@ def unwrapped(text: str) -> str:
     ("well-known") lose it.
     """
     paragraphs = _PARAGRAPH_END.split(_LINE_END.sub("\n", text))
-    whole = (_HYPHEN.sub(lambda found: found[1] if found[2].islower() else found[0], part) for part in paragraphs)
+    whole = (_HYPHEN.sub(_without_hyphen, part) for part in paragraphs)
     return "\n".join(" ".join(map(str.strip, part.split("\n"))) for part in whole)
+
+
+def _without_hyphen(found: re.Match[str]) -> str:
+    is_word = unicode_14.category(found[1]).startswith("L") and unicode_14.category(found[2]) == "Ll"
+    return found[1] if is_word else found[0]
 
 
 def document(name: str, text: str, normalize: str) -> Document | Dropped:

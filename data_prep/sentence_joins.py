@@ -9,6 +9,8 @@ import itertools
 import re
 from dataclasses import dataclass
 
+from data_prep import unicode_14
+
 _QUOTES = "«»„“”‚‘’›‹\"'([–—-"
 
 
@@ -146,7 +148,7 @@ def _is_in_name(words: list[str], after: str, rules: _Language | None) -> bool:
         return _is_initial(after[1:3])
     if _is_initial(after[:2]) and after[2:3] in " -":
         return True
-    if not after[:1].isupper() or words[-1].endswith("J.-C."):
+    if not _is_capital(after[:1]) or words[-1].endswith("J.-C."):
         return False
     if rules is None:
         # Two are a name. Of one, or of two in ASCII, sentencex decides: it may be a plan B.
@@ -173,7 +175,11 @@ def _is_ordinal(end: str, after: str, rules: _Language, whole: bool) -> bool:
 
 
 def _is_initial(word: str) -> bool:
-    return len(word) == 2 and word[1] == "." and word[0].isupper()
+    return len(word) == 2 and word[1] == "." and _is_capital(word[0])
+
+
+def _is_capital(char: str) -> bool:
+    return bool(char) and unicode_14.category(char) == "Lu"
 
 
 def _without_article(word: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from data_prep import unicode_14
 from data_prep.errors import InputError
 from data_prep.word_starts import SPACE
 
@@ -111,7 +112,7 @@ def from_vocab_txt(
     specials = find_specials(pieces, named or {}, directory)
     lowercase = config.get("do_lower_case")
     if lowercase is None:
-        lowercase = not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+        lowercase = not any(piece != unicode_14.lower(piece) for piece in pieces if not piece.startswith("["))
     model = models.WordPiece(
         {piece: i for i, piece in enumerate(pieces)}, unk_token=specials["unk"], max_input_chars_per_word=100
     )

@@ -1,9 +1,10 @@
 """Which pieces of a vocabulary begin a word wherever they stand."""
 
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+
+from data_prep import unicode_14
 
 SPACE = "\u2581"  # how SentencePiece writes the space in front of a word
 
@@ -38,12 +39,12 @@ def is_unspaced(char: str) -> bool:
     before.
     """
     code = ord(char)
-    return any(first <= code <= last for first, last in _UNSPACED) and not unicodedata.category(char).startswith("M")
+    return any(first <= code <= last for first, last in _UNSPACED) and not unicode_14.category(char).startswith("M")
 
 
 def is_punctuation(char: str) -> bool:
     """Punctuation as BERT has it: Unicode's, and all ASCII symbols."""
-    return unicodedata.category(char).startswith("P") or char in "$+<=>^`|~"
+    return unicode_14.category(char).startswith("P") or char in "$+<=>^`|~"
 
 
 def word_start_table(pieces: Sequence[str], kind: str, special: Sequence[int], byte_level: bool = False) -> np.ndarray:

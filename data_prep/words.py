@@ -6,12 +6,12 @@ alone: not on the batch, the process or the version of any library.
 """
 
 import functools
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep import unicode_14
 from data_prep.word_starts import is_unspaced
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -50,7 +50,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 def spans(text: str) -> tuple[str, list[tuple[int, int]]]:
     """The text with its case folded, and where each of its words begins and ends in it."""
-    folded = text.casefold()
+    folded = unicode_14.casefold(text)
     codes, starts = _words(folded)
     inside = _kinds()[codes] > 0
     ends = np.append(starts[1:], len(codes))
@@ -62,7 +62,7 @@ def spans(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 def word_hashes(texts: Sequence[str]) -> Words:
     """The words of every text, in order."""
-    folded = [text.casefold() for text in texts]
+    folded = [unicode_14.casefold(text) for text in texts]
     codes, starts = _words("\n".join(folded))
     # Where each text begins among the characters of all, a line feed between two.
     begins = np.cumsum([0, *(len(text) + 1 for text in folded)], dtype=np.int64)
@@ -127,7 +127,7 @@ def _kinds() -> np.ndarray:
     """uint8 [code points]: letter or digit, letter that is a word of its own, mark, or 0 for what is between words."""
     kinds = np.zeros(0x110000, np.uint8)
     for code in range(_LAST_LETTER + 1):
-        category = unicodedata.category(chr(code))[0]
+        category = unicode_14.category(chr(code))[0]
         if category == "M":
             kinds[code] = _MARK
         elif category in "LN":
