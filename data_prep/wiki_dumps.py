@@ -43,11 +43,24 @@ class BrokenPage(NamedTuple):
     message: str
 
 
+# What wikis call, or have called, the namespaces of files and categories: a dump's head tells the last name only.
+_FILES = (
+    "file image media datei bild fichier archivo imagen bestand afbeelding immagine ficheiro imagem arquivo plik "
+    "grafika fil bilde billede tiedosto kuva fitxer imatge fișier fişier imagine soubor obrázek súbor obrázok fájl kép "
+    "dosya resim berkas gambar dosiero файл изображение зображення датотека слика картинка αρχείο εικόνα קובץ תמונה "
+    "ملف صورة پرونده تصویر चित्र ไฟล์ ภาพ 파일 그림 ファイル 画像 文件 图像 圖像 檔案 档案"
+)
+_CATEGORIES = (
+    "category kategorie catégorie categoría categoria categorie kategoria kategori kategória kategorija kategorio "
+    "luokka категория категорія категорија κατηγορία קטגוריה تصنيف رده श्रेणी หมวดหมู่ 분류 カテゴリ 分类 分類"
+)
+
+
 @dataclass(frozen=True)
 class Namespaces:
     """Names, in lower case, of the namespaces whose links show no text: files and categories."""
 
-    hidden: frozenset[str] = frozenset({"file", "image", "media", "category"})
+    hidden: frozenset[str] = frozenset([*_FILES.split(), *_CATEGORIES.split(), "tập tin", "hình", "thể loại"])
 
 
 def splittable(path: Path) -> bool:

@@ -48,12 +48,12 @@ _HIDDEN_TAGS = {
 }
 _LINES = {"br", "p", "div", "blockquote", "li", "dd", "dt", "hr", "center", "poem"}
 _SINGLE_TAGS = ("br", "hr", "li", "dd", "dt", "wbr")
-_INTERWIKI = re.compile(r"[a-z]{2,3}(-[a-z-]+)?")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z-]+)?|simple")  # prefixes of the same article in another language
 _SWITCH = re.compile(r"__[A-Z]+__")  # __NOTOC__ and the like, which the parser takes for text
 # Italics and bold; and the end of italics before an apostrophe, as in ''Iliad'''s.
 _QUOTES = re.compile(r"'{2,}")
-_POSSESSIVE = re.compile(r"(?<=\w)'''s\b")
-_REDIRECT = re.compile(r"\s*#\w+\s*:?\s*\[\[")
+_POSSESSIVE = re.compile(r"(?<=[^\s'])'''s(?=[\s\x00-/:-@\[-`{-~’”»]|$)")
+_REDIRECT = re.compile(r"\s*#[^\s\x00-/:-@\[-`{-\x7f]+\s*:?\s*\[\[")
 _BRACKETS = re.compile(r"(\{\{|\[\[|\{\||\[(?=(?:[a-z]+:)?//|[a-z]+:))|\}\}|\]\]|\|\}|\]")
 # A tag, or one that is not finished before the next.
 _TAGS = re.compile(r"<(?:(/)[^<>]*>|([A-Za-z]+)[^<>/]*(?:/(?!>)[^<>/]*)*(/?>)?)")
@@ -68,7 +68,7 @@ _EQUAL_SIGNS = 80
 def converter() -> str:
     """What determines the text of a page: part of the manifest. Raises InputError where the parser is missing."""
     try:
-        return f"mwparserfromhell {metadata.version('mwparserfromhell')}, rules 1"
+        return f"mwparserfromhell {metadata.version('mwparserfromhell')}, rules 2"
     except metadata.PackageNotFoundError:
         raise InputError("wiki: dumps need mwparserfromhell; install it with: pip install 'bert-jax[wiki]'") from None
 
@@ -161,7 +161,7 @@ def _texts(code: Any, namespaces: Namespaces) -> Iterator[str]:
 def _node(node: Any, namespaces: Namespaces) -> Iterator[str]:
     kind = type(node).__name__
     if kind == "Text":
-        yield _QUOTES.sub("", _POSSESSIVE.sub("'s", node.value))
+        yield _QUOTES.sub(_apostrophes, _POSSESSIVE.sub("'s", node.value))
     elif kind == "HTMLEntity":
         yield node.normalize()
     elif kind == "Wikilink":
@@ -185,11 +185,17 @@ def _node(node: Any, namespaces: Namespaces) -> Iterator[str]:
                 yield border
 
 
+def _apostrophes(quotes: re.Match[str]) -> str:
+    """Those that are shown: to MediaWiki four are one before bold, and more than five some before bold italics."""
+    count = len(quotes[0])
+    return "'" if count == 4 else "'" * (count - 5)
+
+
 def _link(node: Any, namespaces: Namespaces) -> Iterator[str]:
     """The words that a link shows: none for files, categories and the same article in another language."""
     title = str(node.title).strip()
     prefix, colon, _ = title.partition(":")
-    if colon and (prefix.strip().lower() in namespaces.hidden or _INTERWIKI.fullmatch(prefix)):
+    if colon and (prefix.replace("_", " ").strip().lower() in namespaces.hidden or _LANGUAGE.fullmatch(prefix.strip())):
         return
     if node.text is not None:
         yield from _texts(node.text, namespaces)

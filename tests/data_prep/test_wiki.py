@@ -147,6 +147,9 @@ MARKUP = [
     ("== Oben ==\n=== Unten ===\nText", "Oben\nUnten\nText"),
     ("* eins\n* zwei\n# drei\n; vier: fünf", "eins\nzwei\ndrei\nvier fünf"),
     ("a&nbsp;b &amp; c &lt;d&gt; __NOTOC__ e<br>f", "a\u00a0b & c <d>  e\nf"),
+    ("L''''Italia''' è '''Dogs'''' l''''État'''", "L'Italia è Dogs' l'État"),
+    ("a''''''b''''' c'''''''d'''''", "a'b c''d"),
+    ("[[simple:House]][[zh-min-nan:X]]da [[:simple:House]] [[s:House]]", "da simple:House s:House"),
     ("<nowiki>[[roh]]</nowiki> <span style='x'>bunt</span>", "[[roh]] bunt"),
 ]
 
@@ -157,6 +160,18 @@ def test_markup(markup, text):
 
     namespaces = Namespaces(frozenset({"datei", "file", "kategorie"}))
     assert clean(wiki_text.plain_text(markup, namespaces)) == text
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("[[Bild:a.png|mini|Unter]] da [[ Image : b.png|x]][[Файл:c.png|x]][[画像:d.png|x]][[Tập_tin:e.png|x]]", "da"),
+        ("[[Catégorie:A]][[Categoría:B]][[Категория:C]][[分类:D]]da [[Bilder: ein Roman]]", "da Bilder: ein Roman"),
+    ],
+)
+def test_names_of_namespaces_that_no_head_tells(tmp_path, markup, text):
+    (tmp_path / "a.xml").write_text(HEAD + page("A", markup) + FOOT)
+    assert items(tmp_path / "a.xml") == [Document("A", text)]
 
 
 def test_an_entity_bomb_is_refused(tmp_path):
