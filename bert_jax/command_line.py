@@ -90,7 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="drop documents that hold 13 words in a row of these evaluation files (.txt, .jsonl, .json, .tsv, .csv)",
+        help="drop documents that hold 13 words in a row of these evaluation files, globs or URLs "
+        "(.txt, .jsonl, .json, .tsv, .csv)",
     )
 
     check = add(

@@ -2,28 +2,26 @@
 
 A passage is 13 words in a row, as in the decontamination of GPT-3 (Brown et al., 2020, appendix C), words as
 data_prep.words has them. An evaluation text of 8 to 12 words is a passage as a whole; a shorter one is no evidence and
-is only counted.
+is only counted. Where most of the words are letters of a script without spaces, twice as many make a passage: a word of
+running Chinese text has one and a half to two characters.
 """
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep import evaluation_files
 from data_prep.documents import Document, clean
 from data_prep.errors import InputError
 from data_prep.sources import short_names
 from data_prep.words import grams, mix, spans, word_hashes
 
-PASSAGE_WORDS = 13
-SHORTEST = 8
-KNOWN_FILES = ".txt, .jsonl, .json, .tsv, .csv"
+PASSAGE_WORDS, PASSAGE_LETTERS = 13, 26
+SHORTEST, SHORTEST_LETTERS = 8, 16
 REASON = "leak"
 _SAMPLES = 20
 _SAMPLE_CHARACTERS = 200
@@ -44,24 +42,27 @@ class Exclusions:
 
     Attributes:
         files: for each file its name, `sha256`, the number of its `texts`, of its `passages`, and of its texts that are
-            `too_short` to be looked for (2 to 7 words).
+            `too_short` to be looked for (2 to 7 words, 2 to 15 letters of a script without spaces).
     """
 
-    def __init__(self, paths: Sequence[str | Path]):
+    def __init__(self, names: Sequence[str | Path]):
         """Raises InputError for a file that is missing, of another kind, broken, or without any passage."""
-        files = list(dict.fromkeys(map(Path, paths)))
+        files = evaluation_files.expand(names)
         unique: dict[str, tuple[str, Path, bytes]] = {}
         for name, path in sorted(zip(short_names(files), files, strict=True)):
-            raw = _content(path)
+            raw = evaluation_files.content(path)
             unique.setdefault(hashlib.sha256(raw).hexdigest(), (name, path, raw))
         self.files: list[dict[str, Any]] = []
         hashes: dict[int, list[np.ndarray]] = {}
         owners: dict[int, list[np.ndarray]] = {}
         for number, (digest, (name, path, raw)) in enumerate(unique.items()):
-            texts = [clean(text) for text in _texts(path, raw)]
+            texts = [clean(text) for text in evaluation_files.texts(path, raw)]
             found, counts = _passages(texts)
             if not found:
-                raise InputError(f"{path}: no text of at least {SHORTEST} words to look for; leave it out of --exclude")
+                raise InputError(
+                    f"{path}: no text of at least {SHORTEST} words, or {SHORTEST_LETTERS} letters in a script without "
+                    "spaces, to look for; leave it out of --exclude"
+                )
             passages = 0
             for size, values in found.items():
                 values = np.unique(values)
@@ -76,7 +77,8 @@ class Exclusions:
         passages, texts, short = (sum(file[what] for file in self.files) for what in ("passages", "texts", "too_short"))
         return (
             f"excluding documents that hold any of {passages} passages of {texts} texts in {len(self.files)} files; "
-            f"{short} texts of 2 to {SHORTEST - 1} words are too short to look for"
+            f"{short} texts of 2 to {SHORTEST - 1} words are too short to look for "
+            f"(2 to {SHORTEST_LETTERS - 1} letters in a script without spaces)"
         )
 
     def find(self, texts: Sequence[str]) -> list[Leak | None]:
@@ -155,68 +157,26 @@ def account(files: Sequence[dict[str, Any]], counted: Sequence[dict[str, Any]]) 
         {"file": file, "passage": passage, "dropped": beginning}
         for _, file, passage, beginning in smallest([unit["sample"] for unit in counted])
     ]
-    return {"passage_words": PASSAGE_WORDS, "files": files, "sample": sample}
+    return {"passage_words": PASSAGE_WORDS, "passage_letters": PASSAGE_LETTERS, "files": files, "sample": sample}
 
 
 def _passages(texts: Sequence[str]) -> tuple[dict[int, np.ndarray], dict[str, int]]:
     """Hashes of the passages by their number of words, and the counts of texts."""
     words = word_hashes(texts)
     sizes = np.diff(words.offsets)
-    found = {PASSAGE_WORDS: grams(words, PASSAGE_WORDS).hashes}
-    for size in range(SHORTEST, PASSAGE_WORDS):
-        whole = grams(words, size)
-        found[size] = whole.hashes[sizes[whole.text] == size]
-    counts = {
-        "texts": int(np.count_nonzero(sizes)),
-        "too_short": int(np.count_nonzero((sizes > 1) & (sizes < SHORTEST))),
-    }
-    return {size: values for size, values in found.items() if len(values)}, counts
-
-
-def _content(path: Path) -> bytes:
-    if path.suffix.lower() not in KNOWN_FILES.split(", "):
-        raise InputError(f"{path}: unknown kind of evaluation file; --exclude takes {KNOWN_FILES}")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _texts(path: Path, raw: bytes) -> Iterator[str]:
-    """The lines of a .txt, all strings of a .jsonl or .json at whatever depth, all fields of a .tsv or .csv."""
-    try:
-        content = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; convert the file") from None
-    kind = path.suffix.lower()
-    if kind == ".txt":
-        yield from content.split("\n")
-    elif kind == ".jsonl":
-        for number, line in enumerate(content.split("\n"), 1):
-            if line.strip():
-                try:
-                    yield from _strings(json.loads(line))
-                except (ValueError, RecursionError):
-                    raise InputError(f"{path}:{number}: no JSON; mend the line") from None
-    elif kind == ".json":
-        try:
-            yield from _strings(json.loads(content))
-        except (ValueError, RecursionError):
-            raise InputError(f"{path}: no JSON; mend the file, or name it .jsonl if every line is an object") from None
-    elif kind == ".tsv":
-        for line in content.split("\n"):
-            yield from line.split("\t")
-    else:
-        try:
-            for row in csv.reader(io.StringIO(content, newline="")):
-                yield from row
-        except csv.Error as error:
-            raise InputError(f"{path}: no CSV ({error}); mend the file") from None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
+    before = np.concatenate([[0], np.cumsum(words.letters)])  # letters before each word
+    by_letters = 2 * np.diff(before[words.offsets]) >= sizes
+    found: dict[int, list[np.ndarray]] = {}
+    too_short = 0
+    for of_letters, shortest, longest in ((False, SHORTEST, PASSAGE_WORDS), (True, SHORTEST_LETTERS, PASSAGE_LETTERS)):
+        for size in range(shortest, longest):
+            whole = grams(words, size)
+            chosen = (sizes == size) & (by_letters == of_letters)
+            found.setdefault(size, []).append(whole.hashes[chosen[whole.text]])
+        parts = grams(words, longest)
+        most = 2 * (before[parts.first_word + longest] - before[parts.first_word]) >= longest
+        found.setdefault(longest, []).append(parts.hashes[most == of_letters])
+        too_short += int(np.count_nonzero((sizes > 1) & (sizes < shortest) & (by_letters == of_letters)))
+    hashes = {size: np.concatenate(values) for size, values in found.items()}
+    counts = {"texts": int(np.count_nonzero(sizes)), "too_short": too_short}
+    return {size: values for size, values in hashes.items() if len(values)}, counts

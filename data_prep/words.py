@@ -28,6 +28,7 @@ class Words:
 
     hashes: np.ndarray  # uint64 [words]
     offsets: np.ndarray  # int64 [n + 1]: text i has words offsets[i] to offsets[i + 1] - 1
+    letters: np.ndarray  # bool [words]: a letter of a script without spaces
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,14 @@ def word_hashes(texts: Sequence[str]) -> Words:
     begins = np.cumsum([0, *(len(text) + 1 for text in folded)], dtype=np.int64)
     offsets = np.searchsorted(starts, begins).astype(np.int64)
     if not len(starts):
-        return Words(np.empty(0, np.uint64), offsets)
+        return Words(np.empty(0, np.uint64), offsets, np.empty(0, bool))
     sizes = np.diff(np.append(starts, len(codes)))
     place = np.arange(starts[0], len(codes)) - np.repeat(starts, sizes)
     letters = _letter_values()[codes[starts[0] :]]
     with np.errstate(over="ignore"):
         letters *= _powers(_LETTER_BASE, int(sizes.max()))[place]
-        return Words(mix(np.add.reduceat(letters, starts - starts[0])), offsets)
+        hashes = mix(np.add.reduceat(letters, starts - starts[0]))
+    return Words(hashes, offsets, _kinds()[codes[starts]] == _OWN_WORD)
 
 
 def grams(words: Words, size: int) -> Grams:

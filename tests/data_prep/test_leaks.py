@@ -92,6 +92,69 @@ def test_what_is_wrong_with_a_file(tmp_path, name, raw, said):
         Exclusions([tmp_path / "none.txt"])
 
 
+def test_globs_and_urls(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name, text in (
+        ("a/one.txt", LONG),
+        ("a/two.txt", SHORT),
+        ("three.jsonl", json.dumps(LONG + " More.")),
+        ("x", ""),
+    ):
+        (tmp_path / name).write_text(text)
+    plain = [tmp_path / "a" / "one.txt", tmp_path / "a" / "two.txt", tmp_path / "three.jsonl"]
+    url = f"file://{tmp_path}"
+    for names in ([f"{tmp_path}/**/*.txt", plain[2]], [f"{url}/a/*.txt", f"{url}/three.jsonl"]):
+        exclusions = Exclusions(names)
+        assert exclusions.files == Exclusions(plain).files
+        assert all(exclusions.find([LONG, SHORT]))
+    for missing in (f"{tmp_path}/*.csv", f"{url}/*.csv"):
+        with pytest.raises(InputError, match=r"csv: no (file|object) matches"):
+            Exclusions([missing])
+
+
+def test_a_csv_with_a_book_in_a_field(tmp_path):
+    (tmp_path / "a.csv").write_text(f'1,"{"x " * 100_000}\n{SHORT}"\n')
+    assert Exclusions([tmp_path / "a.csv"]).files[0]["texts"] == 2
+
+
+# "The house on the green river had been closed since the autumn storms, and nobody in the town expected it to open."
+CHINESE = "绿河边上的房子自从秋天的暴风雨以后就一直关着，镇上没有一个人相信它会在五月以前重新打开。"
+
+
+def test_letters_that_are_words_are_counted_by_two(tmp_path):
+    """A Chinese word is some two letters: what 13 and 8 words are elsewhere are 26 and 16 letters."""
+    letters = re.sub("[，。]", "", CHINESE)
+    name = "中华人民共和国国务院"  # the name of an office, in many articles
+    (tmp_path / "a.txt").write_text(
+        f"{CHINESE}\n{letters[:15]}\n{name}\n他们昨天在图书馆里看了一整天的书\nthree plain words\n"
+    )
+    exclusions = Exclusions([tmp_path / "a.txt"])
+    assert exclusions.files[0]["too_short"] == 3 and exclusions.files[0]["texts"] == 5
+    assert exclusions.files[0]["passages"] == len(letters) - 25 + 1
+    found = exclusions.find(
+        [
+            f"{name}今天开会。",
+            letters[3:29],
+            letters[3:28],
+            "（他们昨天在图书馆里看了一整天的书）",
+            "昨天在图书馆里看了一整天的书",
+        ]
+    )
+    assert [leak is not None for leak in found] == [False, True, False, True, False]
+    (tmp_path / "b.txt").write_text(name)
+    with pytest.raises(InputError, match="no text of at least 8 words"):
+        Exclusions([tmp_path / "b.txt"])
+
+
+def test_mixed_scripts_go_by_what_most_words_are(tmp_path):
+    (tmp_path / "a.txt").write_text(f"{LONG} 他们看书\n他们看书 x {CHINESE}\n")
+    exclusions = Exclusions([tmp_path / "a.txt"])
+    found = exclusions.find(
+        [" ".join(LONG.split()[-9:]) + " 他们看书", "看书 x 绿河边上的房子自从秋天", "x 绿" + CHINESE[1:28]]
+    )
+    assert [leak is not None for leak in found] == [True, False, True]
+
+
 def test_order_and_repetition_of_files_do_not_matter(tmp_path):
     for folder, text in (("sst", LONG), ("rte", SHORT), ("copy", SHORT)):
         (tmp_path / folder).mkdir()
