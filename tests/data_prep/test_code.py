@@ -65,6 +65,16 @@ def test_a_folder_of_code(tmp_path, exact):
     assert (audit["documents_kept"], audit["sentences"]) == (2, 6 + 1)
 
 
+def test_blank_lines_part_documents_unless_a_file_is_one(tmp_path, exact):
+    """Code in .txt keeps its form only where a file is a document."""
+    (tmp_path / "a.txt").write_text("if x:\r\n    y\r\n\r\n\tz  \r\n", newline="")
+    words, options = [str(tmp_path / "a.txt")], {"workers": 1, "validation_share": 0, "normalize": "none"}
+    build_corpus(words, exact, tmp_path / "parts", **options)
+    assert stored(tmp_path / "parts", exact) == ["if x:\n    y", "\tz  "]
+    build_corpus(words, exact, tmp_path / "whole", **options, documents="file")
+    assert stored(tmp_path / "whole", exact) == ["if x:\r\n    y\r\n\r\n\tz  \r\n"]
+
+
 @settings(max_examples=examples(25))
 @given(
     st.lists(st.text(st.sampled_from([*"ab.(# \n\r\t", "\u0301", "\x00", "中"]), max_size=30), min_size=1, max_size=5)
