@@ -6,6 +6,7 @@ broken off goes on where it stopped when the same command runs again.
 
 import functools
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ _SMALLEST_UNIT, _LARGEST_UNIT = 2 * _MEGABYTE, 32 * _MEGABYTE
 # What a held-out loss needs: enough text for a steady figure, never more than a twentieth.
 _VALIDATION_BYTES = 2 * _MEGABYTE
 _SMALLEST_SHARE, _LARGEST_SHARE = 0.005, 0.05
+# Seconds between two looks at whether a merge may begin, and between two lines that say who is waited for.
+_ASKED_EVERY, _TOLD_EVERY = 5.0, 60.0
 
 
 def build_corpus(
@@ -152,13 +155,32 @@ class _Build:
                 return manifest, done
             print(f"{name}, {missing} units are missing", file=sys.stderr)
             return None, None
-        try:
-            # Every part gives its shared lock back before it tries this, so the last one succeeds.
-            with self._place.alone():
-                return self._finished() or self._merge(), done
-        except Busy:
-            print(f"{name}, another one merges", file=sys.stderr)
-            return None, None
+        return self._merge_in_turn(name, done)
+
+    def _merge_in_turn(self, name: str, done: int) -> tuple[dict[str, Any] | None, int | None]:
+        """Merges when no other one does, or takes over what another one has merged meanwhile.
+
+        A part that leaves the merge to another one must see it done: of one that died nobody else would know.
+        """
+        told = -math.inf
+        while True:
+            try:
+                # Every part gives its shared lock back before it tries this, so one succeeds.
+                with self._place.alone():
+                    manifest = self._finished()
+                    if manifest:
+                        return manifest, None
+                    missing = len(self._missing())
+                    if not missing:
+                        return self._merge(), done
+                    # The other one found that nothing is left for a corpus.
+                    print(f"{name}, {missing} units are missing", file=sys.stderr)
+                    return None, None
+            except Busy as busy:
+                if time.monotonic() - told >= _TOLD_EVERY:
+                    print(f"{name} and waits to merge: {busy}", file=sys.stderr)
+                    told = time.monotonic()
+            time.sleep(_ASKED_EVERY)
 
     def report(self, manifest: dict[str, Any], workers: int | None, done: int, seconds: float) -> str:
         """What is true of this build and not of the corpus, as JSON."""

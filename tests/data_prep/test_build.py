@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -291,6 +292,24 @@ def test_other_build_is_refused_while_one_runs(tmp_path, tokenizer, source):
             build_corpus(source, tokenizer, tmp_path / "out", workers=1)
     build_corpus(source, tokenizer, tmp_path / "out", workers=1)
     assert not (tmp_path / "out.lock").exists()
+
+
+def test_a_part_waits_to_merge_for_another_that_works(tmp_path, tokenizer, source, monkeypatch, capsys):
+    """Started twice, the other one still does a unit that is done: were both to leave, nobody would merge."""
+    monkeypatch.setattr(build, "_ASKED_EVERY", 0.02)
+    made = []
+    with BuildLock(tmp_path / "out", shared=True):
+        part = threading.Thread(
+            target=lambda: made.append(build_corpus(source, tokenizer, tmp_path / "out", workers=1, part="0/1"))
+        )
+        part.start()
+        said = []
+        wait_for(lambda: said.append(capsys.readouterr().err) or "waits to merge" in said[-1])
+        assert not made
+    part.join()
+    assert made[0] == build_corpus(source, tokenizer, tmp_path / "whole", workers=1)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert sorted(file.name for file in tmp_path.glob("out*")) == ["out", "out.report.json"]
 
 
 def test_finished_output(tmp_path, tokenizer, source, capsys):

@@ -12,6 +12,7 @@ import pickle
 import random
 import shutil
 import signal
+import threading
 import time
 
 import fsspec
@@ -26,7 +27,7 @@ from small_corpora import make_tokenizer, many_texts, start_script, tree, write_
 from bert_jax.config import Config, DataConfig, TrainConfig
 from bert_jax.data.load import Loader
 from bert_jax.evaluate import open_corpora
-from data_prep import build, byte_streams, corpus_files, staging, storage, unit_folder
+from data_prep import build, byte_streams, corpus_files, lease, places, staging, storage, unit_folder
 from data_prep.build import build_corpus
 from data_prep.check import check
 from data_prep.corpus import Corpus
@@ -148,14 +149,64 @@ def test_other_settings_and_other_objects(tokenizer, source, memory):
         make(source, tokenizer, f"{memory}/thesis")
 
 
-def test_two_builds_of_one_output(tokenizer, source, whole, memory):
+def test_two_builds_of_one_output(tokenizer, source, whole, memory, monkeypatch, capsys):
+    monkeypatch.setattr(build, "_ASKED_EVERY", 0.02)
+    made = []
     with Lease(storage.Folder(memory), "out"):
         with pytest.raises(InputError, match=f"{memory}/out: another build is writing it"):
             make(source, tokenizer, f"{memory}/out")
-        # Parts do their work meanwhile and leave the merge to the other.
-        assert make(source, tokenizer, f"{memory}/out", part="0/1") is None
-    make(source, tokenizer, f"{memory}/out")
+        # A part does its work meanwhile and waits to merge.
+        part = threading.Thread(target=lambda: made.append(make(source, tokenizer, f"{memory}/out", part="0/1")))
+        part.start()
+        end = time.monotonic() + 30
+        while "waits to merge" not in (said := capsys.readouterr().err):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert f"part 0/1 is done and waits to merge: {memory}/out: another build" in said and not made
+    part.join()
     assert stored(f"{memory}/out") == tree(whole)
+    assert made[0]["fingerprint"] == Corpus.open(whole).fingerprint
+    assert set(stored(memory)) == {f"out/{name}" for name in tree(whole)} | {"out.report.json"}
+
+
+def of_another_machine(folder):
+    """The lease that a build has renewed just now, on a machine of which nothing else is known."""
+    fields = {"id": "x", "host": "elsewhere", "process": [1, "", ""], "renewed": time.time()}
+    folder.write("out.lock", json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("scheme", ["memory://", "file://"])
+def test_a_part_takes_over_the_merge_of_a_dead_one(tmp_path, tokenizer, source, whole, memory, monkeypatch, scheme):
+    monkeypatch.setattr(build, "_ASKED_EVERY", 0.02)
+    monkeypatch.setattr(lease, "DEAD_AFTER", 0.5)
+    monkeypatch.setattr(lease, "_SETTLED_AFTER", 0.02)
+    folder = storage.Folder(memory if scheme == "memory://" else f"file://{tmp_path}")
+    # All units are done when the one that merges dies.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places.StorePlace, "merge", broken_after(0, places.StorePlace.merge))
+        with pytest.raises(PowerCut):
+            make(source, tokenizer, f"{folder}/out", part="0/1")
+    of_another_machine(folder)
+    manifest = make(source, tokenizer, f"{folder}/out", part="0/1")
+    assert manifest["fingerprint"] == Corpus.open(whole).fingerprint
+    assert stored(f"{folder}/out") == tree(whole)
+    assert folder.read("out.lock") is None
+
+
+def test_a_part_that_waited_finds_the_units_gone(tokenizer, source, memory, monkeypatch, capsys):
+    """The other one found nothing to keep, or somebody has removed the build."""
+    monkeypatch.setattr(build, "_ASKED_EVERY", 0.02)
+    with Lease(storage.Folder(memory), "out") as other:
+        real = places.StorePlace.alone
+
+        def alone(self):
+            self.discard()
+            other.__exit__(None, None, None)
+            return real(self)
+
+        monkeypatch.setattr(places.StorePlace, "alone", alone)
+        assert make(source, tokenizer, f"{memory}/out", part="0/1") is None
+    assert "units are missing" in capsys.readouterr().err
 
 
 class PowerCut(BaseException):
@@ -208,8 +259,10 @@ def test_resumes_after_any_request_of_the_units(tokenizer, source, whole, memory
 
 
 def test_resumes_after_any_request_of_the_merge(tokenizer, source, whole, memory):
-    with Lease(storage.Folder(memory), "out"):
-        make(source, tokenizer, f"{memory}/out", part="0/1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places.StorePlace, "merge", broken_after(0, places.StorePlace.merge))
+        with pytest.raises(PowerCut):
+            make(source, tokenizer, f"{memory}/out", part="0/1")
     assert make_with_power_cuts(range(20), source, tokenizer, memory, whole) > 5
 
 
