@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "vocab --input 'text/*.txt' --output tokenizer --kind wordpiece --size 30000 --lowercase",
     )
     _add_inputs(vocab)
-    vocab.add_argument("--output", required=True, help="directory to write")
+    vocab.add_argument("--output", required=True, help="directory to write, or gs://..., s3://...")
     vocab.add_argument(
         "--kind",
         choices=("wordpiece", "unigram", "bpe", "char"),

@@ -2,10 +2,8 @@
 
 import dataclasses
 import hashlib
-import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import time
@@ -15,15 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_prep import sources, vocab_training
+from data_prep import sources, vocab_directory, vocab_training
 from data_prep.documents import Document
 from data_prep.errors import InputError
 from data_prep.inputs import Reading, parse_inputs
-from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.tokenizer_files import SPECIAL_TOKENS
 
 KINDS = ("wordpiece", "unigram", "bpe", "char")
-SETTINGS_FILE = "vocab_settings.json"
 _SAMPLE_UNIT = 1 << 20  # bytes: the sample is made of pieces of the inputs of about this size
 _PACKING_RATIO = 4  # text bytes to those of a compressed file, for sharing out the sample
 _PARSED = (sources.PYTHON_DOCS, sources.WIKI)
@@ -45,6 +41,7 @@ def train_vocab(
 
     Args:
         inputs: each `[NAME=]WHAT`.
+        output: a directory of this machine, or the URL of one in an object store.
         kind: "char" gives every character a token of its own, for proteins and DNA.
         size: pieces asked for, special tokens included; a text that has fewer gets fewer, with a warning on stderr.
             Of characters it is the most that are kept, the frequent ones.
@@ -59,7 +56,6 @@ def train_vocab(
 
     Raises InputError for bad inputs or settings, an output of other settings, and a size that the text cannot support.
     """
-    output = Path(output)
     named = parse_inputs(inputs, **reading)
     lossless = any(entry.reading.normalize == "none" for entry in named)
     _check(kind, size, max_sample_bytes, lowercase, lossless)
@@ -74,9 +70,11 @@ def train_vocab(
         "max_sample_bytes": max_sample_bytes,
         "on_error": on_error,
     }
-    existing = _existing(output, settings)
+    place = vocab_directory.directory(output)
+    existing = vocab_directory.existing(place, settings)
     if existing is not None:
-        return existing
+        _say(f"{place} is there already, made with the same settings")
+        return {**existing, "existing": True}
     texts, readings = _sample(found, seed, max_sample_bytes, on_error)
     counts = {"documents": len(texts), "sample_bytes": sum(len(text.encode()) for text in texts)}
     if not texts:
@@ -96,7 +94,7 @@ def train_vocab(
             "give more text or a smaller --size"
         )
     summary = {"vocab_size": tokenizer.vocab_size, **counts}
-    _write(output, tokenizer, {"settings": settings, **summary})
+    vocab_directory.write(place, tokenizer, {"settings": settings, **summary})
     return {**summary, "existing": False}
 
 
@@ -115,21 +113,6 @@ def _check(kind: str, size: int, max_sample_bytes: int, lowercase: bool, lossles
         )
     if max_sample_bytes < 1:
         raise InputError(f"the sample is {max_sample_bytes} bytes; use at least 1, e.g. {256 << 20}")
-
-
-def _existing(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    if not output.exists():
-        return None
-    try:
-        found = json.loads((output / SETTINGS_FILE).read_bytes())
-        same = found.pop("settings") == settings
-    except (OSError, ValueError, KeyError, AttributeError):
-        raise InputError(f"{output} exists and is no vocabulary of this command; use another --output") from None
-    if not same:
-        raise InputError(f"{output} holds a vocabulary of other settings or inputs; use another --output or remove it")
-    load_tokenizer(output)  # raises when it is damaged
-    _say(f"{output} is there already, made with the same settings")
-    return {**found, "existing": True}
 
 
 def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: str) -> tuple[list[str], list[Reading]]:
@@ -192,16 +175,6 @@ def _texts(unit: sources.Unit, on_error: str) -> list[str]:
 
 def _hash(seed: int, name: str, start: int) -> bytes:
     return hashlib.blake2b(f"{seed}\n{start}\n{name}".encode(), digest_size=8).digest()
-
-
-def _write(output: Path, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save(partial)
-    (partial / SETTINGS_FILE).write_text(
-        json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
-    )
-    os.rename(partial, output)
 
 
 def _say(message: str) -> None:

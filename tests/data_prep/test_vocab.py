@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from data_prep import vocab
+from data_prep import vocab, vocab_directory
 from data_prep.errors import InputError
+from data_prep.storage import Folder, local_folder
 from data_prep.tokenizer import load_tokenizer
 from data_prep.vocab import train_vocab
 
@@ -111,7 +113,7 @@ def test_broken_off_leaves_nothing_and_goes_well_the_next_time(text, tmp_path, m
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vocab.os, "rename", full)
+    monkeypatch.setattr(vocab_directory.os, "rename", full)
     with pytest.raises(OSError, match="No space"):
         train_vocab([str(text)], tmp_path / "v", "wordpiece", 300)
     assert not (tmp_path / "v").exists()
@@ -119,6 +121,64 @@ def test_broken_off_leaves_nothing_and_goes_well_the_next_time(text, tmp_path, m
     (tmp_path / "v.partial" / "rest").write_text("left over")
     train_vocab([str(text)], tmp_path / "v", "wordpiece", 300)
     assert [path.name for path in tmp_path.iterdir()] == ["v"] and "rest" not in contents(tmp_path / "v")
+
+
+@pytest.fixture(params=["memory://bucket", "file://"])
+def store(request, tmp_path):
+    """The URL of an empty folder in a store."""
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    yield request.param if "bucket" in request.param else f"file://{tmp_path}/bucket"
+    memory.store.clear()
+
+
+def test_to_a_store(text, tmp_path, store, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    summary = train_vocab([str(text)], tmp_path / "v", "wordpiece", 300)
+    assert train_vocab([str(text)], f"{store}/v", "wordpiece", 300) == summary
+    folder = Folder(f"{store}/v")
+    assert {name: folder.read(name) for name in folder.sizes()} == contents(tmp_path / "v")
+    # No folder named after the scheme.
+    assert {path.name for path in tmp_path.iterdir()} <= {"v", "bucket"}
+    assert train_vocab([str(text)], f"{store}/v", "wordpiece", 300) == {**summary, "existing": True}
+    assert f"{store}/v is there already" in capfd.readouterr().err
+    with pytest.raises(InputError, match=f"{store}/v holds a vocabulary of other settings"):
+        train_vocab([str(text)], f"{store}/v", "wordpiece", 301)
+    Folder(f"{store}/thesis").write("chapter.tex", b"x")
+    with pytest.raises(InputError, match=f"{store}/thesis exists and is no vocabulary"):
+        train_vocab([str(text)], f"{store}/thesis", "wordpiece", 300)
+    folder.write("tokenizer.json", b"{")
+    with pytest.raises(InputError, match=f"^{store}/v/tokenizer.json: broken JSON"):
+        train_vocab([str(text)], f"{store}/v", "wordpiece", 300)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_broken_off_in_a_store(text, tmp_path, store, kind, monkeypatch):
+    """After any number of its writes: nothing that loads as another tokenizer, and the same command completes it."""
+    train_vocab([str(text)], tmp_path / "v", kind, 300, lowercase=True)
+    want = load_tokenizer(tmp_path / "v").fingerprint
+    folder = Folder(f"{store}/v")
+    real = Folder.write
+    for count in range(len(contents(tmp_path / "v"))):
+        left = [count]
+
+        def limited(self, name, content, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            real(self, name, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "write", limited)
+            with pytest.raises(KeyboardInterrupt):
+                train_vocab([str(text)], f"{store}/v", kind, 300, lowercase=True)
+        with local_folder(folder) as copy:
+            try:
+                assert load_tokenizer(copy).fingerprint == want
+            except InputError as error:
+                assert "no tokenizer in it" in str(error)
+    assert train_vocab([str(text)], f"{store}/v", kind, 300, lowercase=True)["existing"] is False
+    assert {name: folder.read(name) for name in folder.sizes()} == contents(tmp_path / "v")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,7 +233,7 @@ def test_the_sample_is_bounded_and_seeded(tmp_path, monkeypatch, name):
         "train_wordpiece",
         lambda texts, *_: seen.append(texts) or load_tokenizer(tmp_path / "any"),
     )
-    monkeypatch.setattr(vocab, "_write", lambda *_: None)
+    monkeypatch.setattr(vocab.vocab_directory, "write", lambda *_: None)
     (tmp_path / "any").mkdir()
     (tmp_path / "any" / "vocab.txt").write_text(
         "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n" + "\n".join(map(str, range(500)))
