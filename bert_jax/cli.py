@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import errno
 import importlib.util
+import io
 import json
 import os
 import sys
@@ -19,9 +20,20 @@ from bert_jax.command_line import build_parser
 from data_prep.errors import InputError
 from data_prep.gates import GATES, failure
 
+# What the user can put right where an output is written.
+_UNWRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,  # the disk
+    errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,  # the path
+)  # fmt: skip
+
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # JSON is UTF-8 whatever the terminal, and a path that is no text must not hide the message about it.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     arguments = list(sys.argv[1:] if words is None else words)
     engine_options: list[str] = []
     if arguments[:1] == ["build"] and "--" in arguments:
@@ -50,7 +62,7 @@ def _run(command: Callable[[argparse.Namespace], int | None], options: argparse.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+        if error.errno not in _UNWRITABLE:
             raise
         where = f" at {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror}{where}; nothing half-written is left, free or name another place and repeat", 2)

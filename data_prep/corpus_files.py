@@ -14,6 +14,7 @@ order of the input. SPLIT is train or validation; a split of a tiny corpus may b
 
 from pathlib import Path
 
+from data_prep.errors import InputError
 from data_prep.storage import Folder
 
 DATASET_NAME = "bert_corpus"
@@ -50,13 +51,26 @@ def unfinished(path: Path | Folder) -> str | None:
         here, there = is_partial and bool(path.sizes()), path.read(MANIFEST) is not None
         half = not there and bool(path.partial.sizes())
     else:
-        partial = partial_path(path)
+        partial = partial_path(named(path))
         here, half = path.is_dir(), not path.exists() and partial.is_dir()
     if is_partial and here:
         return f"{path} is an unfinished build; run its build command again to finish it"
     if half:
         return f"{path} is unfinished ({partial} is there); run its build command again to finish it"
     return None
+
+
+def named(path: Path) -> Path:
+    """A folder's path that ends in its name, as "." does not. Raises InputError for one that can be no corpus's."""
+    # Three dots are a name like any other.
+    whole = path if path.name.strip(".") else path.resolve()
+    if not whole.name:
+        raise InputError(f"{path} is no place for a corpus; name a folder in it")
+    try:
+        str(whole).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the path is not UTF-8, and ArrayRecord opens no other; rename it") from None
+    return whole
 
 
 def partial_path(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """Limits that a user sets to the figures of an audit: `check CORPUS --max-unknown 0.01` fails where they are passed."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ def failure(audit: Audit, limits: Mapping[str, float]) -> str | None:
         if gate.name not in limits:
             continue
         limit = limits[gate.name]
-        if limit < 0 or (gate.name.startswith("max") and limit > 1):
+        if not 0 <= limit <= (1 if gate.name.startswith("max") else math.inf):
             bounds = "from 0 to 1, a share" if gate.name.startswith("max") else "0 or more"
             raise InputError(f"--{gate.name} is {limit:g}; it must be {bounds}")
         try:

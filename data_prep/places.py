@@ -103,7 +103,8 @@ class FolderPlace:
     """A folder of this machine, or one that several machines mount."""
 
     def __init__(self, output: Path):
-        self.output, self.partial = output, corpus_files.partial_path(output)
+        self.output = corpus_files.named(output)
+        self.partial = corpus_files.partial_path(self.output)
         self.units_dir = self.partial / _UNITS
 
     def alone(self) -> AbstractContextManager[Any]:

@@ -89,6 +89,7 @@ def expand(inputs: Sequence[Input | str]) -> list[Source]:
             )
     unique = list(dict.fromkeys(path for entry in found if _is_files(entry.what) for _, path in _files(entry.what)))
     names = dict(zip(unique, short_names(unique), strict=True))
+    _check_names(names)
     sources: dict[str, Source] = {}
     for entry in found:
         for source in _expand(entry, names):
@@ -266,6 +267,15 @@ def short_names(paths: Sequence[Path]) -> list[str]:
             return names
         for i in clashes:
             depth[i] += 1
+
+
+def _check_names(names: dict[Path, str]) -> None:
+    """Documents are called after their files, and every string of a corpus is UTF-8."""
+    for path, name in names.items():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path}: the file's name is not UTF-8; rename it") from None
 
 
 def _gathered(sizes: Sequence[int], unit_bytes: int) -> list[tuple[int, int, int]]:

@@ -286,6 +286,30 @@ def test_output_that_cannot_be_written(tmp_path, tokenizer, source):
         build_corpus(source, tokenizer, tmp_path / "file" / "out", workers=1)
 
 
+def test_output_in_the_working_directory(tmp_path, tokenizer, source, monkeypatch):
+    build_corpus(source, tokenizer, tmp_path / "whole", workers=1)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    build_corpus(source, tokenizer, ".", workers=1)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert sorted(file.name for file in tmp_path.glob("out*")) == ["out", "out.report.json"]
+    monkeypatch.chdir(tmp_path / "out")
+    assert check(".")[1] is None and Corpus.open(".").fingerprint == Corpus.open(tmp_path / "whole").fingerprint
+    with pytest.raises(InputError, match="/ is no place for a corpus"):
+        build_corpus(source, tokenizer, "/", workers=1)
+
+
+def test_names_that_are_not_utf8(tmp_path, tokenizer, source):
+    """No library here opens such a path, and no corpus can name such a file."""
+    latin = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    latin.write_text("The house.")
+    with pytest.raises(InputError, match=r"caf.*\.txt: the file's name is not UTF-8; rename it"):
+        build_corpus([*source, str(tmp_path / "*.txt")], tokenizer, tmp_path / "out", workers=1)
+    with pytest.raises(InputError, match=r"caf.*: the path is not UTF-8"):
+        build_corpus(source, tokenizer, latin.with_suffix(""), workers=1)
+    assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob("*.lock"))
+
+
 def test_other_build_is_refused_while_one_runs(tmp_path, tokenizer, source):
     for shared in (False, True):
         with BuildLock(tmp_path / "out", shared=shared), pytest.raises(InputError, match="another build is writing"):

@@ -1,6 +1,7 @@
 """Gates: what passes, what fails and how it is said; the command's exit codes."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_all_that_fail_are_said_in_one_line():
 
 
 def test_limits_and_audits_that_cannot_be():
-    for name, limit in (("max-unknown", 1.5), ("max-unknown", -0.1), ("min-tokens", -1)):
+    for name, limit in (("max-unknown", 1.5), ("max-unknown", -0.1), ("max-unknown", math.nan), ("min-tokens", -1)):
         with pytest.raises(InputError, match=f"--{name} is"):
             failure(AUDIT, {name: limit})
     old = {name: value for name, value in AUDIT.items() if name != "scripts"}
@@ -78,4 +79,4 @@ def test_exit_codes(tmp_path):
     done = check("--max-duplicates", "0.3", "--min-documents", "2")
     assert done.returncode == 1 and json.loads(done.stdout)["documents_kept"] == 2
     assert done.stderr.startswith("error: --max-duplicates: ") and done.stderr.count("\n") == 1
-    assert check("--max-unknown", "7").returncode == 2
+    assert check("--max-unknown", "7").returncode == check("--max-unknown", "nan").returncode == 2

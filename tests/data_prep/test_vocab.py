@@ -198,6 +198,9 @@ def test_fewer_pieces_than_the_text_has_characters(text, tmp_path, kind):
 
 
 def test_bad_settings_and_inputs(text, tmp_path):
+    for place in (text / "v", text / "folder" / "v"):
+        with pytest.raises(InputError, match="v: cannot be written"):
+            train_vocab([str(text)], place, "wordpiece", 300)
     with pytest.raises(InputError, match="--kind is 'word'"):
         train_vocab([str(text)], tmp_path / "v", "word", 500)
     for kind in ("wordpiece", "unigram"):
