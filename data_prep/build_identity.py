@@ -11,12 +11,17 @@ from data_prep.tokenizer import Tokenizer
 
 
 def identity_of(found: Sequence[sources.Source], tokenizer: Tokenizer, settings: Settings) -> dict[str, Any]:
-    """What a corpus is made from, as its manifest has it: without paths, equal on every machine."""
+    """What a corpus is made from, as its manifest has it: without paths, equal on every machine.
+
+    Of its files it holds a hash over samples (data_prep.input_samples). Raises InputError for one that cannot be read.
+    """
+    samples = sources.samples(found)
     return {
         "format_version": FORMAT_VERSION,
         "settings": settings.describe(),
         "sources": [
-            {"input": source.input, "kind": source.kind, "name": source.name, "bytes": source.size} for source in found
+            {"input": source.input, "kind": source.kind, "name": source.name, "bytes": source.size, "sample": sample}
+            for source, sample in zip(found, samples, strict=True)
         ],
         "tokenizer": {
             "fingerprint": tokenizer.fingerprint,
@@ -48,4 +53,10 @@ def difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
             if file_there == file_now:
                 words = f"{file_now[0]} is of input {input_there} there ({kind_there}), of {input_now} now ({kind_now})"
             return words
-    return None if len(old) == len(new) else f"{len(old)} input files there, {len(new)} now"
+    if len(old) != len(new):
+        return f"{len(old)} input files there, {len(new)} now"
+    for before, now in zip(there["sources"], here["sources"], strict=True):
+        # Corpora of older versions have no samples.
+        if before.get("sample", now["sample"]) != now["sample"]:
+            return f"{now['name']} has other text now, of the same size"
+    return None

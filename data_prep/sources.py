@@ -9,14 +9,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep import byte_streams, parquet_files, python_docs, text_files, tfds_inputs, wiki_dumps, wiki_text
+from data_prep import (
+    byte_streams,
+    input_samples,
+    parquet_files,
+    python_docs,
+    text_files,
+    tfds_inputs,
+    wiki_dumps,
+    wiki_text,
+)
 from data_prep.documents import Document, Dropped
 from data_prep.errors import InputError
 from data_prep.inputs import DEFAULT_READING, UNNAMED, Input, Reading
 from data_prep.storage import file_size, input_path, is_url
 from data_prep.storage import matches as stored_matches
 
-__all__ = ["KNOWN_INPUTS", "Document", "Dropped", "Source", "Unit", "expand", "read", "units"]
+__all__ = ["KNOWN_INPUTS", "Document", "Dropped", "Source", "Unit", "expand", "read", "samples", "units"]
 
 PYTHON_DOCS, TFDS, WIKI = "python-docs", "tfds", "wiki"
 # Kinds of files, which a suffix or the prefix KIND: tells, and whether compression from outside makes sense.
@@ -99,6 +108,14 @@ def expand(inputs: Sequence[Input | str]) -> list[Source]:
                     f"{source.path} is in two inputs, {before.input} and {source.input}; name it in one of them"
                 )
     return list(sources.values())
+
+
+def samples(found: Sequence[Source]) -> list[str | None]:
+    """Hashes that tell whether files are the same (data_prep.input_samples); None for what names its version."""
+    files = [source for source in found if source.kind.partition(".")[0] in FILE_KINDS]
+    hashes = input_samples.samples([(input_path(source.path), source.size) for source in files])
+    by_path = dict(zip((source.path for source in files), hashes, strict=True))
+    return [by_path.get(source.path) for source in found]
 
 
 def units(source: Source, unit_bytes: int) -> list[Unit]:

@@ -249,6 +249,10 @@ class StoreFile:
         assert mode == "rb"
         return io.BufferedReader(self._folder.open(self.name))  # type: ignore[type-var,return-value]
 
+    def spans(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Bytes [start, stop) for each, asked for at once."""
+        return self._folder.read_ranges([(self.name, *span) for span in spans])
+
     def size(self) -> int:
         """Bytes."""
         with self._folder._refusals():
@@ -263,6 +267,20 @@ def input_path(text: str) -> Path:
 def file_size(path: Path) -> int:
     """Bytes of an input file."""
     return path.size() if isinstance(path, StoreFile) else path.stat().st_size
+
+
+def file_spans(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    """Bytes [start, stop) of an input file, for each. Raises InputError when it cannot be read."""
+    if isinstance(path, StoreFile):
+        yield from path.spans(spans)
+        return
+    try:
+        with path.open("rb") as stream:
+            for start, stop in spans:
+                stream.seek(start)
+                yield stream.read(stop - start)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @contextlib.contextmanager

@@ -62,6 +62,7 @@ def train_vocab(
     found = sources.expand(named)
     settings = {
         "inputs": [[source.input, source.kind, source.name, source.size] for source in found],
+        "samples": sources.samples(found),
         "readings": {entry.name: dataclasses.asdict(entry.reading) for entry in named},
         "kind": kind,
         "size": size,

@@ -49,8 +49,9 @@ def existing(output: Path | Folder, settings: dict[str, Any]) -> dict[str, Any] 
         content = file.read_bytes() if file.is_file() else None
     try:
         found = json.loads(content or b"")
-        same = found.pop("settings") == settings
-    except (ValueError, KeyError, AttributeError):
+        # Those of an older version have no samples.
+        same = {"samples": settings["samples"]} | found.pop("settings") == settings
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise InputError(f"{output} exists and is no vocabulary of this command; use another --output") from None
     if not same:
         raise InputError(f"{output} holds a vocabulary of other settings or inputs; use another --output or remove it")

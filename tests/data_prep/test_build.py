@@ -24,6 +24,7 @@ from data_prep.corpus import Corpus
 from data_prep.documents import clean
 from data_prep.errors import InputError
 from data_prep.lock import BuildLock
+from data_prep.manifest import manifest_bytes, manifest_fingerprint
 from data_prep.segment import sentences
 from data_prep.tokenizer import load_tokenizer
 
@@ -363,6 +364,40 @@ def test_finished_output(tmp_path, tokenizer, source, capsys):
         build_corpus(source, tokenizer, tmp_path / "foreign", workers=1)
     (tmp_path / "empty").mkdir()
     assert build_corpus(source, tokenizer, tmp_path / "empty", workers=1) == first
+
+
+@pytest.mark.parametrize("repeats", [1, 40])  # of 40 kB, all of which is looked at, and of 3 MB
+def test_changed_input_of_the_same_size(tmp_path, tokenizer, repeats, monkeypatch):
+    source = tmp_path / "in.jsonl"
+    write_jsonl(source, [f"{text} {i}" for i in range(repeats) for text in many_texts(200)])
+    out = tmp_path / "out"
+    first = build_corpus([str(source)], tokenizer, out, workers=1)
+    before = source.read_bytes()
+    os.utime(source, (0, 0))
+    assert build_corpus([str(source)], tokenizer, out, workers=1) == first
+    source.write_bytes(before.replace(b"house", b"mouse"))
+    message = r"in\.jsonl has other text now, of the same size; use the same, another output, or remove it"
+    with pytest.raises(InputError, match=rf"out is a finished corpus of other input or settings: {message}"):
+        build_corpus([str(source)], tokenizer, out, workers=1)
+    # A build that has been broken off, too.
+    monkeypatch.setattr(build.merge, "merge", lambda *_: (_ for _ in ()).throw(PowerCut()))
+    with pytest.raises(PowerCut):
+        build_corpus([str(source)], tokenizer, tmp_path / "new", workers=1)
+    source.write_bytes(before)
+    for part in (None, "0/1"):
+        with pytest.raises(InputError, match=rf"new\.partial is an unfinished build of .*: {message}"):
+            build_corpus([str(source)], tokenizer, tmp_path / "new", workers=1, part=part)
+
+
+def test_a_corpus_of_an_older_version_is_finished(tmp_path, tokenizer, source):
+    """One whose manifest holds no hash of its input."""
+    out = tmp_path / "out"
+    manifest = build_corpus(source, tokenizer, out, workers=1)
+    for entry in manifest["sources"]:
+        assert len(entry.pop("sample")) == 32
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
+    (out / "manifest.json").write_bytes(manifest_bytes(manifest))
+    assert build_corpus(source, tokenizer, out, workers=1) == manifest
 
 
 def test_partial_of_broken_input_is_no_obstacle(tmp_path, tokenizer):

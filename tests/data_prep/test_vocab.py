@@ -104,6 +104,11 @@ def test_again_and_with_other_settings(text, tmp_path, capfd):
         settings = {"kind": "wordpiece", "size": 500} | change
         with pytest.raises(InputError, match="other settings"):
             train_vocab([str(text)], tmp_path / "v", **settings)
+    before = text.read_bytes()
+    text.write_bytes(before.replace(b"optim", b"mitpo"))
+    with pytest.raises(InputError, match="other settings or inputs"):
+        train_vocab([str(text)], tmp_path / "v", "wordpiece", 500)
+    text.write_bytes(before)
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match="is no vocabulary"):
         train_vocab([str(text)], tmp_path / "mine", "wordpiece", 500)
