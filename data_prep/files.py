@@ -1,10 +1,13 @@
 """Files written whole or not at all, or with their checksum, and the one line for those that cannot be written."""
 
 import contextlib
+import errno
 import hashlib
 import mmap
 import os
+import re
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from data_prep.errors import InputError
 
 _HEADER_BYTES = 128
 _ZEROS = 1 << 20
+_SCRATCH = re.compile(r"\.[0-9a-f]{32}\..+")
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def write_error(path: Path, error: OSError) -> InputError:
@@ -25,11 +30,43 @@ def write_error(path: Path, error: OSError) -> InputError:
     )
 
 
+def scratch_beside(path: Path) -> Path:
+    """A name beside `path` that nobody else takes, here or on another machine (numbers of processes are taken by one in
+    each container). It ends as the file does: some writers go by the suffix.
+    """
+    return path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a file, perhaps in folders, has a name as `scratch_beside` gives it."""
+    return bool(_SCRATCH.fullmatch(name.rpartition("/")[2]))
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """Makes a file, whole, unless it is there; whether this call made it. The file system decides between two at once;
+    where it has no hard links, both may be told that they did.
+    """
+    scratch = scratch_beside(path)
+    try:
+        scratch.write_bytes(content)
+        os.link(scratch, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            return False
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return True
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A file beside `path`, to be written, that becomes it when the block ends well and vanishes when it does not."""
-    # It ends as the file does: some writers go by the suffix.
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    partial = scratch_beside(path)
     try:
         yield partial
         partial.replace(path)

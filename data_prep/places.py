@@ -8,7 +8,6 @@ makes the corpus.
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from data_prep import merge as merging
 from data_prep import moves as moving
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
+from data_prep.files import create_file, is_scratch
 from data_prep.lease import Lease
 from data_prep.lock import BuildLock
 from data_prep.shard_reading import ShardReader
@@ -29,6 +29,7 @@ from data_prep.storage import Folder, is_url, split_url
 from data_prep.tokenizer import Tokenizer
 
 _STATE = "work/build.json"
+# Units lie under a digest of what determines them: where nothing keeps parts of other settings out, none is mixed in.
 _UNITS = "work/units"
 
 
@@ -75,7 +76,9 @@ class Place(Protocol):
         ...
 
     def tidy(self) -> None:
-        """For one who is alone: removes what broken-off units left, and everything when no unit is finished."""
+        """For one build that starts: forgets which build is under way when no unit of any is finished, and removes what
+        broken-off units left. Nothing that a part may be about to finish: not everywhere can one be kept out.
+        """
         ...
 
     def discard(self) -> None:
@@ -93,19 +96,17 @@ class Place(Protocol):
 
 def place(output: str | Path, identity: dict[str, Any]) -> Place:
     """The place of an output, a store for a URL, else a folder, for the build of this identity."""
-    if not is_url(output):
-        return FolderPlace(Path(output))
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return StorePlace(Folder(str(output)), digest[:16])
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return StorePlace(Folder(str(output)), digest) if is_url(output) else FolderPlace(Path(output), digest)
 
 
 class FolderPlace:
     """A folder of this machine, or one that several machines mount."""
 
-    def __init__(self, output: Path):
+    def __init__(self, output: Path, digest: str):
         self.output = corpus_files.named(output)
         self.partial = corpus_files.partial_path(self.output)
-        self.units_dir = self.partial / _UNITS
+        self.units_dir = self.partial / f"{_UNITS}-{digest}"
 
     def alone(self) -> AbstractContextManager[Any]:
         """See Place."""
@@ -134,10 +135,8 @@ class FolderPlace:
         """See Place."""
         file = self.partial / _STATE
         self.units_dir.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            scratch = file.with_name(f"{file.name}.{os.getpid()}")
-            scratch.write_text(json.dumps(identity))
-            os.replace(scratch, file)
+        if create_file(file, json.dumps(identity).encode()):
+            return identity
         return _parse(file.read_bytes(), str(file), str(self.partial))
 
     def done(self) -> set[int]:
@@ -148,10 +147,10 @@ class FolderPlace:
 
     def tidy(self) -> None:
         """See Place."""
-        if not self.done() and not (self.partial / corpus_files.MANIFEST).exists():
-            self.discard()
-        for scratch in self.units_dir.glob("tmp-*"):
-            shutil.rmtree(scratch, ignore_errors=True)
+        if not any(self.partial.glob(f"{_UNITS}-*/[0-9]*/{unit_folder.UNIT_JSON}")):
+            (self.partial / _STATE).unlink(missing_ok=True)
+        # Where there are no locks, parts may be at work.
+        unit_folder.remove_abandoned(self.units_dir)
 
     def discard(self) -> None:
         """See Place."""
@@ -170,7 +169,7 @@ class FolderPlace:
 
 
 class StorePlace:
-    """An object store. Nothing keeps parts of other settings out, so units lie under a digest of theirs."""
+    """An object store."""
 
     def __init__(self, output: Folder, digest: str):
         self.output, self.partial = output, output.partial
@@ -215,9 +214,8 @@ class StorePlace:
 
     def tidy(self) -> None:
         """See Place."""
-        # Of whatever settings: what others have finished is not ours to remove.
         if not any(name.endswith("/" + unit_folder.UNIT_JSON) for name in self.partial.sizes()):
-            self.discard()
+            self.partial.remove([_STATE])
 
     def discard(self) -> None:
         """See Place."""
@@ -289,7 +287,7 @@ def _is_from_a_unit(name: str) -> bool:
 
 def _is_corpus_file(name: str) -> bool:
     known = name in ("features.json", "dataset_info.json") or name.startswith(("index/", "tokenizer/"))
-    return known or name.startswith(f"{corpus_files.DATASET_NAME}-")
+    return known or name.startswith(f"{corpus_files.DATASET_NAME}-") or is_scratch(name)
 
 
 def _parse(content: bytes, where: str, folder: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import itertools
 import json
 import shutil
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -57,9 +56,7 @@ def build_unit(
 
     Raises InputError for broken input, and when nothing can be written (a full disk).
     """
-    # Two processes may do the same unit (parts started twice), perhaps on two machines, or two threads of one: each
-    # works in a folder of its own.
-    name = f"tmp-{number}-{uuid.uuid4().hex}"
+    name = unit_folder.scratch_name(number)
     scratch = (units_dir if isinstance(units_dir, Path) else Path(tempfile.gettempdir())) / name
     try:
         scratch.mkdir(parents=True)

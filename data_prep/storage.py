@@ -10,7 +10,6 @@ import io
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -21,6 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from data_prep.errors import InputError
+from data_prep.files import create_file, whole_file
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 # What a store answers one by one, it answers to as many at once.
@@ -94,9 +94,8 @@ class Folder:
             path = f"{self._root}/{name}"
             if isinstance(self._fs, LocalFileSystem):
                 # Where a store makes an object appear whole, a disk needs a rename.
-                scratch = f"{path}.{os.getpid()}"
-                Path(scratch).write_bytes(content)
-                os.replace(scratch, path)
+                with whole_file(Path(path)) as scratch:
+                    scratch.write_bytes(content)
             else:
                 self._fs.pipe_file(path, content)
 
@@ -107,10 +106,8 @@ class Folder:
             self._make_parent(name)
             try:
                 if isinstance(self._fs, LocalFileSystem):
-                    with open(path, "xb") as stream:
-                        stream.write(content)
-                else:
-                    self._fs.pipe_file(path, content, mode="create")
+                    return create_file(Path(path), content)
+                self._fs.pipe_file(path, content, mode="create")
             except FileExistsError:
                 return False
         return True
@@ -127,14 +124,10 @@ class Folder:
         def get(item: tuple[str, Path]) -> None:
             name, target = item
             target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = target.with_name(f".{os.getpid()}.{threading.get_ident()}.{target.name}")
-            try:
+            with whole_file(target) as scratch:
                 self._fs.get_file(f"{self._root}/{name}", str(scratch))
                 if verify is not None:
                     verify(name, scratch)
-                os.replace(scratch, target)
-            finally:
-                scratch.unlink(missing_ok=True)
 
         self._all(get, files)
 

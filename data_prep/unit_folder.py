@@ -8,11 +8,16 @@ put there last, makes it.
 """
 
 import os
+import shutil
+import time
+import uuid
 from pathlib import Path
 
 from data_prep.storage import Folder
 
 UNIT_JSON = "unit.json"
+# Seconds after which a scratch folder that nothing was written to is nobody's.
+_ABANDONED = 3600.0
 
 
 def unit_name(number: int) -> str:
@@ -23,6 +28,28 @@ def unit_name(number: int) -> str:
 def unit_dir(units_dir: Path, number: int) -> Path:
     """The folder of a unit."""
     return units_dir / unit_name(number)
+
+
+def scratch_name(number: int) -> str:
+    """The name of a folder in which one process makes a unit. Two may do the same unit (parts started twice), perhaps
+    on two machines, or two threads of one: each has its own.
+    """
+    return f"tmp-{number}-{uuid.uuid4().hex}"
+
+
+def remove_abandoned(units_dir: Path) -> None:
+    """Removes the scratch folders of processes that died some time ago, and of none that may be at work."""
+    for scratch in units_dir.glob("tmp-*"):
+        if _last_written(scratch) < time.time() - _ABANDONED:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _last_written(folder: Path) -> float:
+    """Seconds since the epoch; now for one that goes as it is looked at."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return time.time()
 
 
 def rename(scratch: Path, target: Path) -> None:

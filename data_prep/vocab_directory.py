@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import InputError
+from data_prep.files import is_scratch
 from data_prep.storage import Folder, is_url, local_folder
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.tokenizer_files import MODEL_FILE, VOCAB_FILE
@@ -40,7 +41,7 @@ def existing(output: Path | Folder, settings: dict[str, Any]) -> dict[str, Any] 
     """
     if isinstance(output, Folder):
         content = output.read(SETTINGS_FILE)
-        if content is None and set(output.sizes()) <= set(_FILES):
+        if content is None and all(name in _FILES or is_scratch(name) for name in output.sizes()):
             return None
     elif not output.exists():
         return None
@@ -70,6 +71,7 @@ def write(output: Path | Folder, tokenizer: Tokenizer, settings: dict[str, Any])
         for name, content in sorted(tokenizer.files().items(), key=lambda item: _FILES.index(item[0])):
             output.write(name, content)
         output.write(SETTINGS_FILE, told.encode())
+        output.remove([name for name in output.sizes() if is_scratch(name)])
         return
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

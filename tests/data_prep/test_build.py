@@ -191,7 +191,7 @@ def test_resumes_after_kill(tmp_path, tokenizer, source, small_units):
 
 
 def finished_units(out: Path) -> list[Path]:
-    return list((out.with_name(out.name + ".partial") / "work" / "units").glob("[0-9]*/unit.json"))
+    return list((out.with_name(out.name + ".partial") / "work").glob("units*/[0-9]*/unit.json"))
 
 
 def alive(process: int) -> bool:

@@ -91,9 +91,9 @@ def test_interrupted(tmp_path, tokenizer, workers, everybody, units_done):
     count = 1000 if units_done else 150
     source = write_jsonl(tmp_path / "in.jsonl", many_texts(count))
     script = start_script(tmp_path / "run.py", SCRIPT, tokenizer, tmp_path / "out", workers, "", source)
-    units = tmp_path / "out.partial" / "work" / "units"
+    work = tmp_path / "out.partial" / "work"
     end = time.monotonic() + 30
-    while len(list(units.glob("[0-9]*/unit.json"))) < units_done or not units.exists():
+    while len(list(work.glob("units*/[0-9]*/unit.json"))) < units_done or not list(work.glob("units*")):
         assert script.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     time.sleep(0.0 if units_done else 0.15)
@@ -107,7 +107,7 @@ def test_interrupted(tmp_path, tokenizer, workers, everybody, units_done):
     while not all(map(gone, started)):
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert not (tmp_path / "out").exists() and len(list(units.glob("[0-9]*/unit.json"))) >= units_done
+    assert not (tmp_path / "out").exists() and len(list(work.glob("units*/[0-9]*/unit.json"))) >= units_done
     assert build_corpus([str(source)], tokenizer, tmp_path / "new", workers=1)["audit"]["documents_in"] == count
 
 
