@@ -139,11 +139,13 @@ class Folder:
 
     def remove(self, names: Iterable[str] | None = None) -> None:
         """Removes these objects, by default all; those that are not there are no error."""
-        with self._refusals(), contextlib.suppress(FileNotFoundError):
+        with self._refusals():
             if names is None:
-                self._fs.rm(self._root, recursive=True)
-            else:
-                for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.rm(self._root, recursive=True)
+                return
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
                     self._fs.rm_file(f"{self._root}/{name}")
 
     def open(self, name: str) -> BinaryIO:

@@ -114,6 +114,15 @@ def test_created_whole_or_not_at_all(tmp_path, monkeypatch):
     assert sorted(folder.sizes()) == ["object", "other"]
 
 
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_removing_what_is_there_and_what_is_not(tmp_path, store, scheme):
+    folder = Folder(store if scheme == "memory" else f"file://{tmp_path}")
+    for name in ("a", "b", "c"):
+        folder.write(name, b"x")
+    folder.remove(["missing", "a", "missing too", "c"])
+    assert list(folder.sizes()) == ["b"]
+
+
 def test_a_build_that_starts_while_a_part_uploads(tokenizer, source, store, tmp_path, monkeypatch):
     """Shards whose unit.json is still to come are not what a dead build has left."""
     build_corpus(source, tokenizer, tmp_path / "whole", workers=1)
