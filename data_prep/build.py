@@ -31,6 +31,8 @@ _SMALLEST_UNIT, _LARGEST_UNIT = 2 * _MEGABYTE, 32 * _MEGABYTE
 # What a held-out loss needs: enough text for a steady figure, never more than a twentieth.
 _VALIDATION_BYTES = 2 * _MEGABYTE
 _SMALLEST_SHARE, _LARGEST_SHARE = 0.005, 0.05
+# Bytes of a text file that is seldom meant to be one document.
+_LONG_TEXT = _MEGABYTE
 # Seconds between two looks at whether a merge may begin, and between two lines that say who is waited for.
 _ASKED_EVERY, _TOLD_EVERY = 5.0, 60.0
 
@@ -80,7 +82,7 @@ def build_corpus(
     run = _engine(engine, engine_options, _checked(workers, validation_share), job_part)
     exclusions = _exclusions(exclude, near_duplicates, keep_duplicates)
     named = parse_inputs(inputs, **reading)
-    found = sources.expand(named)
+    found = sources.expand(named, on_error)
     size = sum(source.size for source in found)
     with local_folder(tokenizer_dir) as folder:
         tokenizer = load_tokenizer(folder)
@@ -236,10 +238,25 @@ class _Build:
 
     def _merge(self) -> dict[str, Any]:
         try:
-            return self._place.merge(len(self._groups), self._identity, self._tokenizer)
+            manifest = self._place.merge(len(self._groups), self._identity, self._tokenizer)
         except merge.NothingLeft:
             self._place.discard()
             raise
+        self._warn_of_single_documents(manifest["audit"]["sources"])
+        return manifest
+
+    def _warn_of_single_documents(self, audited: dict[str, dict[str, Any]]) -> None:
+        """Says that long text files became a document each for want of blank lines, where that was not asked for."""
+        by_line = [s for s in self._found if s.kind.startswith("txt") and s.reading.documents == "blank-line"]
+        found = [s.path for s in by_line if s.size > _LONG_TEXT and audited[s.name]["documents_in"] == 1]
+        if found:
+            others = f" and {len(found) - 1} other{'s' if len(found) > 2 else ''}" if len(found) > 1 else ""
+            print(
+                f"warning: {found[0]}{others}: a whole file is one document, as no blank line ends one in it; where "
+                "each line is a document, put a blank line after each (sed G) and build again; where the file is one, "
+                "--documents file says so",
+                file=sys.stderr,
+            )
 
     def _compare(self, there: dict[str, Any], what: str) -> None:
         other = difference(there, self._identity)

@@ -6,6 +6,7 @@ from typing import Any
 from data_prep import sources
 from data_prep.build_settings import Settings
 from data_prep.corpus import FORMAT_VERSION
+from data_prep.input_samples import source_samples
 from data_prep.inputs import reading_difference
 from data_prep.tokenizer import Tokenizer
 
@@ -15,7 +16,7 @@ def identity_of(found: Sequence[sources.Source], tokenizer: Tokenizer, settings:
 
     Of its files it holds a hash over samples (data_prep.input_samples). Raises InputError for one that cannot be read.
     """
-    samples = sources.samples(found)
+    samples = source_samples(found)
     return {
         "format_version": FORMAT_VERSION,
         "settings": settings.describe(),

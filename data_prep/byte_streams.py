@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from data_prep.errors import InputError
+
 BLOCK = 1 << 20
 COMPRESSIONS = {"gz": "gzip", "bz2": "bzip2", "zst": "zstandard"}
 # How a bz2 stream that holds anything begins: signature, level, and the mark of its first block. Ten bytes do not
@@ -45,7 +47,7 @@ def open_unpacked(path: Path) -> Iterator[BinaryIO]:
         elif kind == "bz2":
             yield io.BufferedReader(_Blocks(block for _, block in bz2_streams(stream, 0)))
         elif kind == "zst":
-            yield io.BufferedReader(_Blocks(_zstandard(stream)))
+            yield io.BufferedReader(_Blocks(_zstandard(stream, path)))
         else:
             yield stream
 
@@ -108,7 +110,7 @@ class _Blocks(io.RawIOBase):
         return size
 
 
-def _zstandard(stream: BinaryIO) -> Iterator[bytes]:
+def _zstandard(stream: BinaryIO, path: Path) -> Iterator[bytes]:
     import pyarrow
 
     with pyarrow.CompressedInputStream(stream, "zstd") as unpacked:
@@ -118,6 +120,12 @@ def _zstandard(stream: BinaryIO) -> Iterator[bytes]:
             except OSError as error:
                 if "Truncated" in str(error):
                     raise Damaged("the zstandard file is truncated") from None
+                if "too much memory" in str(error):
+                    # Nothing is wrong with it, so it is not dropped as damaged.
+                    raise InputError(
+                        f"{path}: packed with a window of more than 128 MB (zstd --long), which cannot be read; pack "
+                        "it anew without, or unpack it"
+                    ) from None
                 raise Damaged(f"the zstandard file is damaged ({str(error).splitlines()[0]})") from None
             if not block:
                 return

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from data_prep import unicode_14
+from data_prep.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,16 @@ class Dropped:
 
     id: str
     reason: str
+
+
+class Unreadable(InputError):
+    """A whole file of which nothing can be read: the message for whom that ends the command, the reason for the count
+    of what is dropped.
+    """
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
 
 
 _LINE_END = re.compile(r"\r\n?")

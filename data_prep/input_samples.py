@@ -12,12 +12,24 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_prep.storage import file_spans
+from data_prep.sources import FILE_KINDS, Source
+from data_prep.storage import file_spans, input_path
 
 _PLACE = 4096  # bytes
 # Places of one file, and of all files together as long as each has the fewest.
 _FEWEST, _MOST, _IN_ALL = 3, 256, 4096
 _AT_ONCE = 32
+
+
+def source_samples(found: Sequence[Source]) -> list[str | None]:
+    """The hashes of the sources that are files; None for the others, which name their version.
+
+    Raises InputError for a file that cannot be read.
+    """
+    files = [source for source in found if source.kind.partition(".")[0] in FILE_KINDS]
+    hashes = samples([(input_path(source.path), source.size) for source in files])
+    by_path = dict(zip((source.path for source in files), hashes, strict=True))
+    return [by_path.get(source.path) for source in found]
 
 
 def samples(files: Sequence[tuple[Path, int]]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.byte_streams import open_bytes
-from data_prep.documents import Document, Dropped, document
+from data_prep.documents import Document, Dropped, Unreadable, document
 from data_prep.errors import InputError
 from data_prep.inputs import Reading
 from data_prep.text_files import identifier
@@ -19,8 +19,8 @@ _BUFFER = 1 << 20
 def row_groups(path: Path, reading: Reading) -> list[int]:
     """Bytes, unpacked, that the text column has in each row group.
 
-    Raises InputError for a file that is no parquet file or has no rows, and for a text column that is missing or no
-    text.
+    Raises Unreadable for a file that is no parquet file, InputError for one that has no rows, and for a text column
+    that is missing or no text.
     """
     with _open(path) as file:
         _check_column(path, file.schema_arrow, reading.text_field)
@@ -66,7 +66,10 @@ def _open(path: Path) -> Iterator[Any]:
         try:
             file = parquet.ParquetFile(stream, buffer_size=_BUFFER)
         except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{path}: no parquet file, or a damaged one ({_line(error)})") from None
+            raise Unreadable(
+                f"{path}: no parquet file, or a damaged one ({_line(error)}); mend it, or build with --on-error drop",
+                "damaged parquet",
+            ) from None
         yield file
 
 

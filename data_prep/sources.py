@@ -11,7 +11,6 @@ from pathlib import Path
 
 from data_prep import (
     byte_streams,
-    input_samples,
     parquet_files,
     python_docs,
     text_files,
@@ -19,13 +18,13 @@ from data_prep import (
     wiki_dumps,
     wiki_text,
 )
-from data_prep.documents import Document, Dropped
+from data_prep.documents import Document, Dropped, Unreadable
 from data_prep.errors import InputError
 from data_prep.inputs import DEFAULT_READING, UNNAMED, Input, Reading
 from data_prep.storage import file_size, input_path, is_url
 from data_prep.storage import matches as stored_matches
 
-__all__ = ["KNOWN_INPUTS", "Document", "Dropped", "Source", "Unit", "expand", "read", "samples", "units"]
+__all__ = ["KNOWN_INPUTS", "Document", "Dropped", "Source", "Unit", "expand", "read", "units"]
 
 PYTHON_DOCS, TFDS, WIKI = "python-docs", "tfds", "wiki"
 # Kinds of files, which a suffix or the prefix KIND: tells, and whether compression from outside makes sense.
@@ -57,6 +56,7 @@ class Source:
     examples: int = 0  # tfds
     input: str = UNNAMED
     reading: Reading = DEFAULT_READING
+    fault: str = ""  # why a file is dropped as a whole
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,18 @@ class Unit:
     path: str = field(compare=False)
     input: str = UNNAMED
     reading: Reading = DEFAULT_READING
+    fault: str = ""
 
     def describe(self) -> dict[str, str | int]:
         """The unit's identity as JSON: equal on every machine that has the same input."""
         return {"kind": self.kind, "name": self.name, "start": self.start, "end": self.end, "size": self.size}
 
 
-def expand(inputs: Sequence[Input | str]) -> list[Source]:
+def expand(inputs: Sequence[Input | str], on_error: str = "fail") -> list[Source]:
     """The sources that the inputs name: inputs in the order given, a glob's files in sorted order, every file once.
 
-    Raises InputError for no input, a missing file, a glob without match, a folder, an unknown suffix, an empty or
-    damaged file where that shows at once, and a file that two inputs name.
+    Raises InputError for no input, a missing file, a glob without match, a folder, an unknown suffix, a file that two
+    inputs name, and, unless `on_error` is "drop", an empty or damaged file where that shows at once.
     """
     if not inputs:
         raise InputError(f"no input given; name files ({KNOWN_INPUTS})")
@@ -101,7 +102,7 @@ def expand(inputs: Sequence[Input | str]) -> list[Source]:
     _check_names(names)
     sources: dict[str, Source] = {}
     for entry in found:
-        for source in _expand(entry, names):
+        for source in _expand(entry, names, on_error == "drop"):
             before = sources.setdefault(source.path, source)
             if before.input != source.input:
                 raise InputError(
@@ -110,21 +111,15 @@ def expand(inputs: Sequence[Input | str]) -> list[Source]:
     return list(sources.values())
 
 
-def samples(found: Sequence[Source]) -> list[str | None]:
-    """Hashes that tell whether files are the same (data_prep.input_samples); None for what names its version."""
-    files = [source for source in found if source.kind.partition(".")[0] in FILE_KINDS]
-    hashes = input_samples.samples([(input_path(source.path), source.size) for source in files])
-    by_path = dict(zip((source.path for source in files), hashes, strict=True))
-    return [by_path.get(source.path) for source in found]
-
-
 def units(source: Source, unit_bytes: int) -> list[Unit]:
     """Cuts a source into units of about `unit_bytes`. One unit is what cannot be entered in the middle: compressed
     files other than wiki dumps of many bz2 streams, files that are one document, and row groups.
     """
     if unit_bytes < 1:
         raise ValueError(f"unit_bytes={unit_bytes}")
-    if source.kind == PYTHON_DOCS:
+    if source.fault:
+        spans = [(0, 0, source.size)]
+    elif source.kind == PYTHON_DOCS:
         spans = _gathered([size for _, size in source.files], unit_bytes)
     elif source.kind == "parquet":
         spans = _gathered(parquet_files.row_groups(input_path(source.path), source.reading), unit_bytes)
@@ -138,7 +133,7 @@ def units(source: Source, unit_bytes: int) -> list[Unit]:
         # Even pieces: a last unit of a few bytes would cost a shard of its own.
         spans = [(a, b, b - a) for a, b in _pairs([source.size * i // count for i in range(count + 1)])]
     return [
-        Unit(source.kind, source.name, start, end, size, source.path, source.input, source.reading)
+        Unit(source.kind, source.name, start, end, size, source.path, source.input, source.reading, source.fault)
         for start, end, size in spans
     ]
 
@@ -151,6 +146,8 @@ def read(unit: Unit, on_error: str = "fail") -> Iterator[Document | Dropped]:
     """
     if on_error not in ("fail", "drop"):
         raise InputError(f"--on-error is {on_error!r}; it must be fail or drop")
+    if unit.fault:
+        return iter([Dropped(unit.name, unit.fault)])
     fail, path = on_error == "fail", input_path(unit.path)
     kind = unit.kind.partition(".")[0]
     if kind == PYTHON_DOCS:
@@ -180,7 +177,7 @@ def _files(what: str) -> list[tuple[str, Path]]:
     return [(_kind(path), path) for path in _match(what)]
 
 
-def _expand(entry: Input, names: dict[Path, str]) -> Iterator[Source]:
+def _expand(entry: Input, names: dict[Path, str], drop: bool) -> Iterator[Source]:
     if entry.what == PYTHON_DOCS:
         for dist in python_docs.distributions():
             files = tuple(dist.files)
@@ -195,12 +192,18 @@ def _expand(entry: Input, names: dict[Path, str]) -> Iterator[Source]:
         yield Source(TFDS, name, size, what, (), examples, entry.name, entry.reading)
     else:
         for kind, path in _files(entry.what):
-            size = _checked_size(path)
+            fault = ""
+            try:
+                _check_content(path)
+                if kind == "parquet":
+                    parquet_files.row_groups(path, entry.reading)
+            except Unreadable as error:
+                if not drop:
+                    raise
+                fault = error.reason
             if kind.partition(".")[0] == WIKI:
                 wiki_text.converter()
-            if kind == "parquet":
-                parquet_files.row_groups(path, entry.reading)
-            yield Source(kind, names[path], size, str(path), (), 0, entry.name, entry.reading)
+            yield Source(kind, names[path], file_size(path), str(path), (), 0, entry.name, entry.reading, fault)
 
 
 def _splittable(source: Source) -> bool:
@@ -254,7 +257,8 @@ def _packed_kind(kind: str, path: Path) -> str:
     return f"{kind}.{packing}" if packing else kind
 
 
-def _checked_size(path: Path) -> int:
+def _check_content(path: Path) -> None:
+    """Raises InputError for a file that cannot be read, and Unreadable for one that holds nothing."""
     try:
         size = file_size(path)
         with byte_streams.open_bytes(path):
@@ -266,10 +270,9 @@ def _checked_size(path: Path) -> int:
             with byte_streams.open_unpacked(path) as stream:
                 size = size if byte_streams.read_block(stream, 1) else 0
         except byte_streams.Damaged:  # reading it says where, or counts it as dropped
-            return size
+            return
     if not size:
-        raise InputError(f"{path}: the file is empty; remove it from the inputs")
-    return size
+        raise Unreadable(f"{path}: the file is empty; remove it, or build with --on-error drop", "empty file")
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from data_prep import sources, vocab_directory, vocab_training
 from data_prep.documents import Document
 from data_prep.errors import InputError
+from data_prep.input_samples import source_samples
 from data_prep.inputs import Reading, parse_inputs
 from data_prep.tokenizer_files import SPECIAL_TOKENS
 
@@ -59,10 +60,10 @@ def train_vocab(
     named = parse_inputs(inputs, **reading)
     lossless = any(entry.reading.normalize == "none" for entry in named)
     _check(kind, size, max_sample_bytes, lowercase, lossless)
-    found = sources.expand(named)
+    found = sources.expand(named, on_error)
     settings = {
         "inputs": [[source.input, source.kind, source.name, source.size] for source in found],
-        "samples": sources.samples(found),
+        "samples": source_samples(found),
         "readings": {entry.name: dataclasses.asdict(entry.reading) for entry in named},
         "kind": kind,
         "size": size,
@@ -76,7 +77,10 @@ def train_vocab(
     if existing is not None:
         _say(f"{place} is there already, made with the same settings")
         return {**existing, "existing": True}
-    texts, readings = _sample(found, seed, max_sample_bytes, on_error)
+    dropped = Counter[str]()
+    texts, readings = _sample(found, seed, max_sample_bytes, on_error, dropped)
+    if dropped:
+        _say(f"dropped: {', '.join(f'{count} {reason}' for reason, count in sorted(dropped.items()))}")
     counts = {"documents": len(texts), "sample_bytes": sum(len(text.encode()) for text in texts)}
     if not texts:
         raise InputError(f"{', '.join(inputs)}: no text in it; a vocabulary needs some")
@@ -116,15 +120,17 @@ def _check(kind: str, size: int, max_sample_bytes: int, lowercase: bool, lossles
         raise InputError(f"the sample is {max_sample_bytes} bytes; use at least 1, e.g. {256 << 20}")
 
 
-def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: str) -> tuple[list[str], list[Reading]]:
+def _sample(
+    found: list[sources.Source], seed: int, max_bytes: int, on_error: str, dropped: Counter[str]
+) -> tuple[list[str], list[Reading]]:
     """Texts of at most max_bytes in all, each with how it was read: everything if it fits, otherwise documents of
-    units drawn by a hash.
+    units drawn by a hash. What was dropped of the units that were read is counted by reason.
 
     A compressed file can only be read from its start: where there is too much text, it gives its first documents, as
     many as are its share.
     """
     total = sum(source.size * (_PACKING_RATIO if "." in source.kind else 1) for source in found)
-    share = min(1.0, max_bytes / total)
+    share = min(1.0, max_bytes / max(total, 1))
     units = [unit for source in found for unit in sources.units(source, _SAMPLE_UNIT)]
     if share < 1:
         units.sort(key=lambda unit: _hash(seed, unit.name, unit.start))
@@ -132,7 +138,7 @@ def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: st
     texts: list[str] = []
     readings: list[Reading] = []
     used, told = 0, time.monotonic()
-    for unit, found_texts in _read(units, on_error):
+    for unit, found_texts in _read(units, on_error, dropped):
         whole = "." in unit.kind and pieces[unit.name] == 1
         quota = unit.size * _PACKING_RATIO * share if whole and share < 1 else max_bytes
         for text in found_texts:
@@ -154,7 +160,9 @@ def _sample(found: list[sources.Source], seed: int, max_bytes: int, on_error: st
     return texts, readings
 
 
-def _read(units: list[sources.Unit], on_error: str) -> Iterator[tuple[sources.Unit, Iterable[str]]]:
+def _read(
+    units: list[sources.Unit], on_error: str, dropped: Counter[str]
+) -> Iterator[tuple[sources.Unit, Iterable[str]]]:
     """The units with their texts; of inputs whose parsing takes the time, in as many processes as cores."""
     cores = os.cpu_count() or 1
     if cores > 1 and len(units) > 1 and all(unit.kind.startswith(_PARSED) for unit in units):
@@ -163,15 +171,25 @@ def _read(units: list[sources.Unit], on_error: str) -> Iterator[tuple[sources.Un
             # Not all at once: the sample may be full long before the last.
             for i in range(0, len(units), _UNITS_A_ROUND):
                 some = units[i : i + _UNITS_A_ROUND]
-                yield from zip(some, pool.map(_texts, some, [on_error] * len(some)), strict=True)
+                for unit, (texts, left_out) in zip(some, pool.map(_texts, some, [on_error] * len(some)), strict=True):
+                    dropped.update(left_out)
+                    yield unit, texts
     else:
         for unit in units:
-            items = sources.read(unit, on_error)
-            yield unit, (item.text for item in items if isinstance(item, Document))
+            yield unit, _kept(unit, on_error, dropped)
 
 
-def _texts(unit: sources.Unit, on_error: str) -> list[str]:
-    return [item.text for item in sources.read(unit, on_error) if isinstance(item, Document)]
+def _texts(unit: sources.Unit, on_error: str) -> tuple[list[str], Counter[str]]:
+    dropped = Counter[str]()
+    return list(_kept(unit, on_error, dropped)), dropped
+
+
+def _kept(unit: sources.Unit, on_error: str, dropped: Counter[str]) -> Iterator[str]:
+    for item in sources.read(unit, on_error):
+        if isinstance(item, Document):
+            yield item.text
+        else:
+            dropped[item.reason] += 1
 
 
 def _hash(seed: int, name: str, start: int) -> bytes:

@@ -1,6 +1,7 @@
 """Building: the same bytes however it is done and whatever happens; duplicates, splits, long texts, bad input."""
 
 import contextlib
+import gzip
 import hashlib
 import itertools
 import json
@@ -187,6 +188,39 @@ def test_resumes_after_kill(tmp_path, tokenizer, source, small_units):
     assert tree(out) == tree(tmp_path / "whole")
     assert len(before) >= 7
     assert not {int(file.parent.name) for file in before} & set(made)
+    assert sorted(file.name for file in tmp_path.glob("out*")) == ["out", "out.report.json"]
+
+
+def test_a_killed_part_goes_on(tmp_path, tokenizer, source, small_units):
+    """kill -9 of one task of an array job, whose scheduler starts it again."""
+    build_corpus(source, tokenizer, tmp_path / "whole", workers=1)
+    out = tmp_path / "out"
+    build_corpus(source, tokenizer, out, workers=1, part="1/2")
+    others = set(finished_units(out))
+    body = SMALL_UNITS + (
+        "import time, data_prep.shards as shards\n"
+        "real = shards.build_unit\n"
+        "def slow(*args):\n    time.sleep(0.2)\n    real(*args)\n"
+        "shards.build_unit = slow\n"
+        "if __name__ == '__main__':\n"
+        "    from bert_jax.cli import main\n"
+        "    main(['build', '--tokenizer', *sys.argv[1:]])\n"
+    )
+    words = [tokenizer, "--output", out, "--workers", 1, "--part", "0/2", "--input", *source]
+    script = start_script(tmp_path / "run.py", body, *words)
+    wait_for(lambda: len(finished_units(out)) >= len(others) + 2, script)
+    script.kill()
+    script.wait()
+    assert not out.exists()
+    before = {file: file.stat().st_mtime_ns for file in finished_units(out)}
+    assert {int(file.parent.name) % 2 for file in before} == {0, 1}
+    script = start_script(tmp_path / "run.py", body, *words)
+    printed, error = script.communicate(timeout=60)
+    assert script.returncode == 0, error
+    assert json.loads(printed)["fingerprint"] == Corpus.open(tmp_path / "whole").fingerprint
+    assert tree(out) == tree(tmp_path / "whole")
+    report = json.loads((tmp_path / "out.report.json").read_text())
+    assert report["units_done_in_this_run"] == report["units"] - len(before) > 0
     assert sorted(file.name for file in tmp_path.glob("out*")) == ["out", "out.report.json"]
 
 
@@ -419,6 +453,31 @@ def test_dropped_by_option(tmp_path, tokenizer):
     assert audit["sources"]["in.jsonl"]["dropped"] == audit["dropped"]
 
 
+def test_whole_files_that_cannot_be_read(tmp_path, tokenizer):
+    """As pdftotext leaves them of scanned pages, and a job that died while it wrote."""
+    texts = many_texts(6)
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i}.txt").write_text(text)
+    for name in ("a.txt", "b.txt", "c.txt.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "e.parquet").write_bytes(b"PAR1 and no more")
+    names = sorted(file.name for file in tmp_path.iterdir())
+    inputs = [str(tmp_path / pattern) for pattern in ("*.txt", "*.gz", "*.parquet")]
+    with pytest.raises(InputError, match=r"a\.txt: the file is empty; .*--on-error drop"):
+        build_corpus(inputs, tokenizer, tmp_path / "out", workers=1)
+    with pytest.raises(InputError, match=r"e\.parquet: no parquet file.*--on-error drop"):
+        build_corpus(inputs[2:], tokenizer, tmp_path / "out", workers=1)
+    audit = build_corpus(inputs, tokenizer, tmp_path / "out", workers=1, on_error="drop")["audit"]
+    assert (audit["documents_in"], audit["documents_kept"]) == (11, 6)
+    assert audit["dropped"] == {"damaged parquet": 1, "empty file": 4}
+    assert sorted(audit["sources"]) == names
+    assert audit["sources"]["d.txt.gz"]["dropped"] == {"empty file": 1}
+    for name, want in (("a.txt", "1 empty file"), ("e.parquet", "1 damaged parquet")):
+        with pytest.raises(InputError, match=f"no document is left for the corpus .dropped: {want}"):
+            build_corpus([str(tmp_path / name)], tokenizer, tmp_path / "none", workers=1, on_error="drop")
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_duplicates_across_units_files_and_splits(tmp_path, tokenizer, source, small_units, keep):
     manifest = build_corpus(source, tokenizer, tmp_path / "out", workers=1, validation_share=0.4, keep_duplicates=keep)
@@ -543,6 +602,25 @@ def test_the_same_bytes_on_every_python_and_machine(tmp_path, tokenizer):
         corpus_files.kept_name("train"),
     )
     assert [hashlib.sha256(contents[name]).hexdigest()[:16] for name in names] == PINNED
+
+
+def test_a_hint_where_no_blank_line_ends_a_document(tmp_path, tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr(build, "_LONG_TEXT", 2000)
+    texts = [text.replace("\n", " ") for text in many_texts(60)]
+    files = {"lines.txt": "\n", "more.txt": "\n", "blank.txt": "\n\n"}
+    for name, end in files.items():
+        (tmp_path / name).write_text("".join(text + name + end for text in texts))
+    (tmp_path / "short.txt").write_text("The house.")
+    for documents in ("blank-line", "file"):
+        arguments = ([str(tmp_path / "*.txt")], tokenizer, tmp_path / documents)
+        manifest = build_corpus(*arguments, workers=1, documents=documents)
+        counts = {name: entry["documents_in"] for name, entry in manifest["audit"]["sources"].items()}
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        if documents == "file":
+            assert set(counts.values()) == {1} and not said
+        else:
+            assert counts == {"blank.txt": 60, "lines.txt": 1, "more.txt": 1, "short.txt": 1}
+            assert len(said) == 1 and f"{tmp_path}/lines.txt and 1 other" in said[0] and "--documents file" in said[0]
 
 
 def test_small_files_share_a_unit(tmp_path, tokenizer):

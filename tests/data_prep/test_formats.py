@@ -336,3 +336,13 @@ def test_a_byte_order_mark_is_no_text(tmp_path, name, documents, normalize):
     raw = b'{"text": "one"}' if ".jsonl" in name else b"one"
     (tmp_path / name).write_bytes(PACK[Path(name).suffix if name.count(".") > 1 else ""](b"\xef\xbb\xbf" + raw))
     assert texts(tmp_path / name, documents=documents, normalize=normalize) == ["one"]
+
+
+@pytest.mark.parametrize("on_error", ["fail", "drop"])
+def test_zstandard_of_a_large_window(tmp_path, on_error):
+    """A frame as `zstd --long=31` writes it, of one raw block: whole, and not to be dropped as damaged."""
+    header = b"\x28\xb5\x2f\xfd" + bytes([0, (31 - 10) << 3])
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(header + (5 << 3 | 1).to_bytes(3, "little") + b"hello")
+    with pytest.raises(InputError, match=r"a\.txt\.zst: packed with a window of more than 128 MB \(zstd --long\)"):
+        items(path, on_error)

@@ -232,6 +232,17 @@ def test_bad_settings_and_inputs(text, tmp_path):
     )
 
 
+def test_what_is_dropped_is_said(tmp_path, capfd):
+    (tmp_path / "a.jsonl").write_text('{"text": "' + "good words " * 50 + '"}\n{"text"\n{"text": 3}\n{"text"\n')
+    (tmp_path / "b.jsonl").touch()
+    train_vocab([str(tmp_path / "*.jsonl")], tmp_path / "v", "wordpiece", 30, on_error="drop")
+    assert capfd.readouterr().err.count("vocab: dropped: 2 broken json, 1 empty file, 1 text not a string\n") == 1
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "a.jsonl").write_text('{"text": "' + "good words " * 50 + '"}\n')
+    train_vocab([str(tmp_path / "*.jsonl")], tmp_path / "w", "wordpiece", 30, on_error="drop")
+    assert "dropped" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["big.txt", "big.txt.gz", "big.jsonl"])
 def test_the_sample_is_bounded_and_seeded(tmp_path, monkeypatch, name):
     monkeypatch.setattr(vocab, "_SAMPLE_UNIT", 2000)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -304,7 +305,7 @@ def test_a_sample_of_a_dump(tmp_path):
         for name in ("many", "one"):
             found = expand([Input("w", f"wiki:{tmp_path}/{name}.xml.bz2")])
             total = sum(len(f"Number {k}. " * 9) - 1 for k in range(1000))
-            texts, readings = vocab._sample(found, 0, total // 4, "fail")
+            texts, readings = vocab._sample(found, 0, total // 4, "fail", Counter())
             assert len(readings) == len(texts)
             numbers[name] = [int(text.split()[1][:-1]) for text in texts]
     assert numbers["one"] == list(range(len(numbers["one"]))) and 0 < len(numbers["one"]) < 400
