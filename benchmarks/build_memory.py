@@ -1,13 +1,19 @@
 """The peak memory of every process of a build as its input grows: it must stay flat.
 
     python benchmarks/build_memory.py --megabytes 10 30 100 300 1000 --folder /mnt/scratch
+    python benchmarks/build_memory.py --megabytes 30 200 --packed --workers 1
+    python benchmarks/build_memory.py --megabytes 4 40 --short --packed --workers 1
 
 The input is the documents of `python-docs` (or of --input) again and again, each time with a number in every document,
-so that none is a duplicate. Prints a line of JSON for each size: the peak resident megabytes, as Linux counts them
-(VmHWM: private, shared and mapped files), of the process that shares the work and merges, and of each worker.
+so that none is a duplicate; with --short, documents of one line of 11 bytes. With --packed it is one .gz, which is one
+unit whatever its size, and with --workers 1 the one process does everything. Prints a line of JSON for each size: the
+peak resident megabytes, as Linux counts them (VmHWM: private, shared and mapped files), of the process that shares the
+work and merges, and of each worker.
 """
 
 import argparse
+import gzip
+import itertools
 import json
 import resource
 import subprocess
@@ -35,17 +41,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 30, 100, 300])
     parser.add_argument("--input", nargs="+", default=["python-docs"])
+    parser.add_argument("--packed", action="store_true", help="one .gz; megabytes are those of the text in it")
+    parser.add_argument("--short", action="store_true", help="documents of one short line, not of --input")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", help="where to work; the system's temporary folder unless given")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        texts = list(read(arguments.input))
+        file = folder / ("in.txt" if arguments.short else "in.jsonl")
+        if arguments.packed:
+            file = file.with_name(f"{file.name}.gz")
+        texts = [] if arguments.short else list(read(arguments.input))
         for megabytes in arguments.megabytes:
-            size = write(folder / "in.jsonl", texts, megabytes * 1_000_000)
+            lines = short_documents() if arguments.short else numbered(texts)
+            size = write(file, lines, megabytes * 1_000_000)
             if not (folder / "tokenizer").exists():
-                train_vocab([str(folder / "in.jsonl")], folder / "tokenizer", "wordpiece", 8000, lowercase=True)
-            print(json.dumps(build(folder, size, arguments.workers)), flush=True)
+                train_vocab([str(file)], folder / "tokenizer", "wordpiece", 8000, lowercase=True)
+            print(json.dumps(build(folder, file, size, arguments.workers)), flush=True)
 
 
 def read(inputs: list[str]) -> Iterator[str]:
@@ -56,25 +68,34 @@ def read(inputs: list[str]) -> Iterator[str]:
                     yield item.text
 
 
-def write(file: Path, texts: list[str], size: int) -> int:
-    """Writes documents until there are `size` bytes; returns how many there are."""
-    written = turn = 0
-    with open(file, "wb") as stream:
+def numbered(texts: list[str]) -> Iterator[bytes]:
+    """Documents without end as lines of .jsonl, none like another."""
+    for turn in itertools.count():
+        for text in texts:
+            yield json.dumps({"text": f"{text}\nThis is copy {turn}."}).encode() + b"\n"
+
+
+def short_documents() -> Iterator[bytes]:
+    """Documents of one line each without end, none like another, as .txt."""
+    for number in itertools.count():
+        yield b"no %08d\n\n" % number
+
+
+def write(file: Path, lines: Iterator[bytes], size: int) -> int:
+    """Writes lines until there are `size` bytes, before they are packed; returns how many there are."""
+    written = 0
+    with gzip.open(file, "wb", 1) if file.suffix == ".gz" else open(file, "wb") as stream:
         while written < size:
-            for text in texts:
-                written += stream.write(json.dumps({"text": f"{text}\nThis is copy {turn}."}).encode() + b"\n")
-                if written >= size:
-                    break
-            turn += 1
+            written += stream.write(next(lines))
     return written
 
 
-def build(folder: Path, size: int, workers: int) -> dict[str, object]:
+def build(folder: Path, file: Path, size: int, workers: int) -> dict[str, object]:
     """One build, watched."""
     script = folder / "build.py"
     script.write_text(BUILD.format(root=str(Path(__file__).resolve().parents[1])))
     output = folder / f"out{size}"
-    command = [sys.executable, script, folder / "in.jsonl", folder / "tokenizer", output, str(workers)]
+    command = [sys.executable, script, file, folder / "tokenizer", output, str(workers)]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_before = used.ru_utime + used.ru_stime
     started = time.monotonic()

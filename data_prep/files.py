@@ -102,9 +102,44 @@ def write_integers(path: Path, count: int, chunks: Iterable[np.ndarray]) -> dict
     return {"sha256": digest.hexdigest(), "bytes": len(header) + 8 * count}
 
 
-def read_array(path: Path, dtype: str) -> np.ndarray:
-    """The values of a file that `array_bytes` made. Raises OSError, and ValueError for any other file."""
-    raw = path.read_bytes()
+class ArrayFile:
+    """A .npy file as of `array_bytes` that grows by pieces, and is whole when it is finished."""
+
+    def __init__(self, path: Path, dtype: str):
+        self._path, self._dtype, self._count = path, np.dtype(dtype), 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(_HEADER_BYTES))
+
+    def append(self, values: np.ndarray) -> None:
+        """Adds values [n]."""
+        self._count += len(values)
+        with open(self._path, "ab") as stream:
+            stream.write(values.astype(self._dtype).tobytes())
+
+    def finish(self) -> None:
+        """Makes it a .npy file."""
+        with open(self._path, "r+b") as stream:
+            stream.write(_npy_header(self._dtype, self._count))
+
+
+def array_pieces(path: Path, dtype: str, size: int) -> Iterator[np.ndarray]:
+    """The values of a file that `array_bytes` or `ArrayFile` made, at most `size` at once.
+
+    Raises OSError, and ValueError for any other file.
+    """
+    kind = np.dtype(dtype)
+    with open(path, "rb") as stream:
+        count = (os.fstat(stream.fileno()).st_size - _HEADER_BYTES) // kind.itemsize
+        if stream.read(_HEADER_BYTES) != _npy_header(kind, count):
+            raise ValueError(f"{path} is no array of {dtype}")
+        while raw := stream.read(size * kind.itemsize):
+            yield np.frombuffer(raw, kind)
+
+
+def mapped_array(path: Path, dtype: str) -> np.ndarray:
+    """The values of such a file, mapped. Raises the same."""
+    with open(path, "rb") as stream:
+        raw = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     values = np.frombuffer(raw, dtype, offset=_HEADER_BYTES)
     if raw[:_HEADER_BYTES] != _npy_header(values.dtype, len(values)):
         raise ValueError(f"{path} is no array of {dtype}")

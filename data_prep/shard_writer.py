@@ -23,8 +23,8 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, vocab_size: int):
         self._folder, self._split = folder, split
         self._counts = np.zeros(vocab_size, np.int64)
-        self._uncounted: list[np.ndarray] = []
-        self._num_uncounted = 0
+        self._token_type = records.token_dtype(vocab_size)
+        self._uncounted = bytearray()
         self._finished: list[dict[str, Any]] = []
         self._writer: Any = None
 
@@ -44,9 +44,8 @@ class ShardWriter:
             self._open()
         raw_lengths = lengths.astype("<u2").tobytes()
         raw_starts = np.packbits(starts).tobytes()
-        content = records.encode(
-            records.Record(id_.encode(), document, first, raw_lengths, raw_starts, tokens.tobytes())
-        )
+        raw_tokens = tokens.tobytes()
+        content = records.encode(records.Record(id_.encode(), document, first, raw_lengths, raw_starts, raw_tokens))
         self._writer.write(content)
         self._sizes.append(len(content))
         self._documents.append(document)
@@ -59,9 +58,8 @@ class ShardWriter:
         if signature is not None:
             self._signatures.append(signature)
         self._total += len(tokens)
-        self._uncounted.append(tokens)
-        self._num_uncounted += len(tokens)
-        if self._num_uncounted >= _COUNTED_AT_ONCE:
+        self._uncounted += raw_tokens
+        if len(self._uncounted) >= _COUNTED_AT_ONCE * self._token_type.itemsize:
             self._count()
         if len(self._first) == _SHARD_RECORDS or self._total >= _SHARD_TOKENS:
             self._close()
@@ -120,6 +118,6 @@ class ShardWriter:
         )
 
     def _count(self) -> None:
-        if self._uncounted:
-            self._counts += np.bincount(np.concatenate(self._uncounted), minlength=len(self._counts))
-        self._uncounted, self._num_uncounted = [], 0
+        tokens = np.frombuffer(bytes(self._uncounted), self._token_type)
+        self._counts += np.bincount(tokens, minlength=len(self._counts))
+        self._uncounted = bytearray()

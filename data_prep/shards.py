@@ -24,8 +24,9 @@ from data_prep.shard_writer import ShardWriter
 from data_prep.storage import Folder
 from data_prep.tokenizer import Tokenizer
 
-# Text that goes through the tokenizer in one call, in characters.
-_BATCH_CHARACTERS = 1 << 19
+# Text that goes through the tokenizer in one call, in characters; and documents, each of which costs a little memory
+# however short it is.
+_BATCH_CHARACTERS, _BATCH_DOCUMENTS = 1 << 19, 1 << 12
 _SAMPLES = 20
 _SAMPLE_CHARACTERS = 300
 _HASHES = 1 << 64
@@ -83,7 +84,7 @@ class _Unit:
         self._documents = 0
         self._long_sentences = self._empty_sentences = 0
         self._samples: list[tuple[int, int, str]] = []
-        self._facts, self._leaks = FactsWriter(), LeakCounter()
+        self._facts, self._leaks = FactsWriter(folder), LeakCounter()
 
     def run(self, parts: Sequence[sources.Unit]) -> None:
         """Reads all parts, writes the shards and at last unit.json."""
@@ -110,7 +111,7 @@ class _Unit:
             "leaks": {"files": self._leaks.files, "sample": self._leaks.sample},
             "shards": {split: writer.finish() for split, writer in self._shards.items()},
         }
-        self._facts.write(self._folder)
+        self._facts.finish()
         (self._folder / unit_folder.UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
 
     def _add(self, documents: list[sources.Document], reading: Reading, dropped: Counter[str]) -> None:
@@ -198,7 +199,8 @@ class _Unit:
 
 
 def _batches(part: sources.Unit, on_error: str, dropped: Counter[str]) -> Iterator[list[sources.Document]]:
-    """Documents in batches of about `_BATCH_CHARACTERS`; what was dropped is counted by reason."""
+    """Documents in batches, of at most `_BATCH_DOCUMENTS` and about `_BATCH_CHARACTERS`; what was dropped is counted by
+    reason."""
     batch: list[sources.Document] = []
     size = 0
     try:
@@ -208,7 +210,7 @@ def _batches(part: sources.Unit, on_error: str, dropped: Counter[str]) -> Iterat
                 continue
             batch.append(item)
             size += len(item.text)
-            if size >= _BATCH_CHARACTERS:
+            if size >= _BATCH_CHARACTERS or len(batch) == _BATCH_DOCUMENTS:
                 yield batch
                 batch, size = [], 0
     except OSError as error:

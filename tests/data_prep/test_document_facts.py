@@ -39,11 +39,13 @@ def test_kept_documents_of_units(tmp_path_factory, at_once, units, data):
     folder = tmp_path_factory.mktemp("facts")
     kept, read = [], []
     for i, texts in enumerate(units):
-        writer = FactsWriter()
-        half = len(texts) // 2
-        writer.add(texts[:half])
-        writer.add(texts[half:])
-        writer.write(folder / str(i))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(document_facts, "_LINES_AT_ONCE", at_once)
+            writer = FactsWriter(folder / str(i))
+            half = len(texts) // 2
+            writer.add(texts[:half])
+            writer.add(texts[half:])
+            writer.finish()
         kept.append([data.draw(st.booleans()) for _ in texts])
         read.append(folder / str(i))
     facts = KeptFacts(read, np.array([len(texts) for texts in units]), folder)
@@ -64,10 +66,14 @@ def test_kept_documents_of_units(tmp_path_factory, at_once, units, data):
     lines = [line for text in texts for line in text.split("\n")]
     share = (len(lines) - len(set(lines))) / len(lines) if lines else 0.0
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_facts, "_LINES_AT_ONCE", at_once)
         patch.setattr(kept_facts, "first_entries", lambda *found: hash_groups.first_entries(*found, at_once=at_once))
         assert facts.duplicated_lines() == share
     counts = Counter(script for text in texts for script in map(script_of, text) if script)
-    assert facts.script_shares() == {script: count / counts.total() for script, count in counts.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_facts, "_SCRIPTS_AT_ONCE", at_once)
+        shares = facts.script_shares()
+    assert shares == {script: count / counts.total() for script, count in counts.items()}
 
 
 def test_no_script():
