@@ -9,8 +9,12 @@ import numpy as np
 from data_prep.documents import Document, Dropped, document
 from data_prep.errors import InputError
 from data_prep.inputs import Reading
+from data_prep.storage import is_url
 from data_prep.text_files import identifier
 
+# ArrayRecord takes longer to find one example the more its file holds, and as long to find a run of them.
+_READ_AT_ONCE = 64
+_DAMAGE = (RuntimeError, ValueError, IndexError, OSError)
 _FORM = "tfds:NAME/SPLIT, as in tfds:wikipedia/20230601.en/train, or tfds:FOLDER/SPLIT for a prepared dataset's folder"
 
 
@@ -40,15 +44,8 @@ def size(what: str, reading: Reading) -> tuple[str, int, int]:
 
 def read(what: str, name: str, start: int, end: int, reading: Reading, fail: bool) -> Iterator[Document | Dropped]:
     """Documents of the examples [start, end), numbered from 0."""
-    builder, split = _builder(what)
-    source = builder.as_data_source(split)
-    for number in range(start, end):
-        try:
-            example = source[number]
-        except (RuntimeError, ValueError, IndexError, OSError) as error:
-            if fail:
-                detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                raise InputError(f"tfds:{what}: example {number} cannot be read ({detail}); prepare it again") from None
+    for number, example in _examples(what, start, end, fail):
+        if example is None:
             yield Dropped(f"{name}:{number}", "damaged example")
             continue
         raw = example[reading.text_field]
@@ -67,6 +64,31 @@ def read(what: str, name: str, start: int, end: int, reading: Reading, fail: boo
         yield Dropped(f"{name}:{number}", reason)
 
 
+def _examples(what: str, start: int, end: int, fail: bool) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Number and content of the examples [start, end); None for one that is damaged, unless that is to `fail`."""
+    builder, split = _builder(what)
+    source = builder.as_data_source(split)
+    for begin in range(start, end, _READ_AT_ONCE):
+        numbers = range(begin, min(begin + _READ_AT_ONCE, end))
+        try:
+            examples = source.__getitems__(numbers)
+        except _DAMAGE:
+            pass  # one of them, or several: alone, each says so itself
+        else:
+            yield from zip(numbers, examples, strict=True)
+            continue
+        for number in numbers:
+            try:
+                yield number, source[number]
+            except _DAMAGE as error:
+                if fail:
+                    detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                    raise InputError(
+                        f"tfds:{what}: example {number} cannot be read ({detail}); prepare it again"
+                    ) from None
+                yield number, None
+
+
 def _plain(value: Any) -> Any:
     """A scalar of NumPy's as Python has it, and bytes as text."""
     if isinstance(value, np.generic):
@@ -82,6 +104,11 @@ def _builder(what: str) -> tuple[Any, str]:
     name, slash, split = what.rpartition("/")
     if not (slash and name and split):
         raise InputError(f"tfds:{what}: no split is named; write {_FORM}")
+    if is_url(name):
+        raise InputError(
+            f"tfds:{what}: a prepared dataset is read from a disk; copy its folder to this machine, or mount the "
+            "store, and write tfds:FOLDER/SPLIT"
+        )
     try:
         if os.path.isdir(name) and os.path.exists(os.path.join(name, "dataset_info.json")):
             builder = tfds.builder_from_directory(name)

@@ -29,7 +29,7 @@ def prepare(folder: Path, examples: list[dict], file_format: str = "array_record
     parts = [examples[:half], examples[half:]]
     for i, part in enumerate(parts):
         file = target / f"{name}-train.{file_format}-{i:05d}-of-{len(parts):05d}"
-        writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
+        writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1,uncompressed")
         for example in part:
             writer.write(serializer.serialize_example(features.encode_example(example)))
         writer.close()
@@ -97,3 +97,42 @@ def test_nothing_there(tmp_path):
         with pytest.raises(InputError, match=message) as caught:
             items(word)
         assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def many(tmp_path):
+    return prepare(tmp_path, [{"text": f"Text {i}.", "title": "", "label": i} for i in range(300)])
+
+
+def test_examples_are_read_by_runs(many, monkeypatch):
+    """Alone, each costs what grows with its file."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    runs, read_run = [], ArrayRecordDataSource.__getitems__
+
+    def counted(source, numbers):
+        runs.append(len(numbers))
+        return read_run(source, numbers)
+
+    monkeypatch.setattr(ArrayRecordDataSource, "__getitem__", None)
+    monkeypatch.setattr(ArrayRecordDataSource, "__getitems__", counted)
+    assert [item.text for item in items(f"tfds:{many}/train")] == [f"Text {i}." for i in range(300)]
+    assert len(runs) == 5
+    assert max(runs) == 64
+
+
+def test_a_damaged_example_is_one(many):
+    file = many / "small-train.array_record-00000-of-00002"
+    raw = file.read_bytes()
+    place = raw.index(b"Text 100.")
+    file.write_bytes(raw[:place] + b"X" + raw[place + 1 :])
+    with pytest.raises(InputError, match=r"example 100 cannot be read .*; prepare it again"):
+        items(f"tfds:{many}/train")
+    found = items(f"tfds:{many}/train", on_error="drop")
+    assert [place for place, item in enumerate(found) if isinstance(item, Dropped)] == [100]
+    assert len(found) == 300
+
+
+def test_a_store(tmp_path):
+    with pytest.raises(InputError, match=r"tfds:gs://bucket/small/1.0.0/train: .* copy its folder to this machine"):
+        items("tfds:gs://bucket/small/1.0.0/train")
