@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from data_prep import (
     byte_streams,
@@ -39,6 +40,8 @@ KNOWN_INPUTS = (
 
 # A dump of one stream that keeps one process busy for long.
 _LARGE_DUMP = 64 << 20
+# A packed file of so many bytes holds something: what is packed of nothing is a header with the file's name.
+_PACKED_TEXT = 512
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Source:
     input: str = UNNAMED
     reading: Reading = DEFAULT_READING
     fault: str = ""  # why a file is dropped as a whole
+    row_groups: tuple[int, ...] = ()  # parquet: bytes of text in each
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,13 @@ def expand(inputs: Sequence[Input | str], on_error: str = "fail") -> list[Source
             raise InputError(
                 f"{entry.name}={entry.what} is read as NAME=FILES; write a path that begins so as ./{entry.name}=..."
             )
-    unique = list(dict.fromkeys(path for entry in found if _is_files(entry.what) for _, path in _files(entry.what)))
+    files = [_files(entry.what) if _is_files(entry.what) else [] for entry in found]
+    unique = list(dict.fromkeys(path for listed in files for _, path in listed))
     names = dict(zip(unique, short_names(unique), strict=True))
     _check_names(names)
     sources: dict[str, Source] = {}
-    for entry in found:
-        for source in _expand(entry, names, on_error == "drop"):
+    for entry, listed in zip(found, files, strict=True):
+        for source in _expand(entry, listed, names, on_error == "drop"):
             before = sources.setdefault(source.path, source)
             if before.input != source.input:
                 raise InputError(
@@ -122,7 +127,7 @@ def units(source: Source, unit_bytes: int) -> list[Unit]:
     elif source.kind == PYTHON_DOCS:
         spans = _gathered([size for _, size in source.files], unit_bytes)
     elif source.kind == "parquet":
-        spans = _gathered(parquet_files.row_groups(input_path(source.path), source.reading), unit_bytes)
+        spans = _gathered(source.row_groups, unit_bytes)
     elif source.kind == TFDS:
         count = min(-(-source.size // unit_bytes), source.examples)
         borders = [source.examples * i // count for i in range(count + 1)]
@@ -177,7 +182,7 @@ def _files(what: str) -> list[tuple[str, Path]]:
     return [(_kind(path), path) for path in _match(what)]
 
 
-def _expand(entry: Input, names: dict[Path, str], drop: bool) -> Iterator[Source]:
+def _expand(entry: Input, listed: list[tuple[str, Path]], names: dict[Path, str], drop: bool) -> Iterator[Source]:
     if entry.what == PYTHON_DOCS:
         for dist in python_docs.distributions():
             files = tuple(dist.files)
@@ -191,19 +196,19 @@ def _expand(entry: Input, names: dict[Path, str], drop: bool) -> Iterator[Source
             raise InputError(f"{entry.what}: the split is empty; remove it from the inputs")
         yield Source(TFDS, name, size, what, (), examples, entry.name, entry.reading)
     else:
-        for kind, path in _files(entry.what):
-            fault = ""
+        for kind, path in listed:
+            fault, groups = "", cast(tuple[int, ...], ())
             try:
-                _check_content(path)
+                size = _checked_size(path)
                 if kind == "parquet":
-                    parquet_files.row_groups(path, entry.reading)
+                    groups = tuple(parquet_files.row_groups(path, entry.reading))
             except Unreadable as error:
                 if not drop:
                     raise
-                fault = error.reason
+                fault, size = error.reason, file_size(path)
             if kind.partition(".")[0] == WIKI:
                 wiki_text.converter()
-            yield Source(kind, names[path], file_size(path), str(path), (), 0, entry.name, entry.reading, fault)
+            yield Source(kind, names[path], size, str(path), (), 0, entry.name, entry.reading, fault, groups)
 
 
 def _splittable(source: Source) -> bool:
@@ -222,10 +227,10 @@ def _splittable(source: Source) -> bool:
 
 def _match(pattern: str) -> list[Path]:
     if is_url(pattern):
-        stored = [input_path(url) for url in stored_matches(pattern)]
+        stored = stored_matches(pattern)
         if not stored:
             raise InputError(f"{pattern}: no object matches; check the address")
-        return stored
+        return cast(list[Path], stored)
     if os.path.isdir(pattern):
         raise InputError(f"{pattern} is a folder; name its files, e.g. '{pattern.rstrip('/')}/*.txt'")
     if os.path.exists(pattern):
@@ -257,22 +262,26 @@ def _packed_kind(kind: str, path: Path) -> str:
     return f"{kind}.{packing}" if packing else kind
 
 
-def _check_content(path: Path) -> None:
-    """Raises InputError for a file that cannot be read, and Unreadable for one that holds nothing."""
+def _checked_size(path: Path) -> int:
+    """Bytes. Raises InputError for a file that cannot be read, and Unreadable for one that holds nothing."""
     try:
         size = file_size(path)
-        with byte_streams.open_bytes(path):
-            pass
+        # What a store lists it also opens, as a rule, and a build may have a hundred thousand objects to ask for.
+        if not is_url(path):
+            with byte_streams.open_bytes(path):
+                pass
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if size and byte_streams.compression(path.name):
+    holds = size > 0
+    if 0 < size < _PACKED_TEXT and byte_streams.compression(path.name):
         try:
             with byte_streams.open_unpacked(path) as stream:
-                size = size if byte_streams.read_block(stream, 1) else 0
+                holds = bool(byte_streams.read_block(stream, 1))
         except byte_streams.Damaged:  # reading it says where, or counts it as dropped
-            return
-    if not size:
+            return size
+    if not holds:
         raise Unreadable(f"{path}: the file is empty; remove it, or build with --on-error drop", "empty file")
+    return size
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

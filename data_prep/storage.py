@@ -200,22 +200,11 @@ def split_url(url: str) -> tuple[Folder, str]:
     return Folder(parent), name
 
 
-def matches(pattern: str) -> list[str]:
-    """The URLs of the objects that a glob in a URL names, sorted."""
-    folder = Folder(pattern)
-    with folder._refusals():
-        found = folder._fs.glob(folder._root, detail=True)
-    files = [name for name, entry in found.items() if entry["type"] == "file"]
-    scheme = _URL.match(pattern)
-    assert scheme is not None
-    return sorted(scheme[0] + name.removeprefix(scheme[0]) for name in files)
-
-
 class StoreFile:
-    """An input file in a store, with as much of pathlib.Path as reading one takes."""
+    """An input file in a store, with as much of pathlib.Path as reading one takes; with its size, if it is known."""
 
-    def __init__(self, url: str):
-        self._url = url
+    def __init__(self, url: str, size: int | None = None):
+        self._url, self._size = url, size
         self._folder, self.name = split_url(url)
 
     def __str__(self) -> str:
@@ -250,8 +239,25 @@ class StoreFile:
 
     def size(self) -> int:
         """Bytes."""
-        with self._folder._refusals():
-            return int(self._folder._fs.size(f"{self._folder._root}/{self.name}"))
+        if self._size is None:
+            with self._folder._refusals():
+                self._size = int(self._folder._fs.size(f"{self._folder._root}/{self.name}"))
+        return self._size
+
+
+def matches(pattern: str) -> list[StoreFile]:
+    """The objects that a glob in a URL names, sorted, with their sizes: one listing."""
+    folder = Folder(pattern)
+    with folder._refusals():
+        found = folder._fs.glob(folder._root, detail=True)
+    scheme = _URL.match(pattern)
+    assert scheme is not None
+    files = {
+        scheme[0] + name.removeprefix(scheme[0]): entry["size"]
+        for name, entry in found.items()
+        if entry["type"] == "file"
+    }
+    return [StoreFile(url, size) for url, size in sorted(files.items())]
 
 
 def input_path(text: str) -> Path:

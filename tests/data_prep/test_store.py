@@ -5,6 +5,7 @@
 
 import bz2
 import gzip
+import io
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 
 import fsspec
 import numpy as np
@@ -33,6 +35,7 @@ from data_prep.check import check
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
 from data_prep.lease import Lease
+from data_prep.sources import expand, units
 from data_prep.tokenizer import load_tokenizer
 
 SCRIPT = """
@@ -448,3 +451,47 @@ def test_streams_of_stores_that_have_only_plain_reads(tmp_path):
             stream.seek(5)
             assert stream.read(2) == b"0\n"
     assert b"".join(blocks) == whole
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "jsonl.gz", "parquet"])
+def test_inputs_are_listed_and_not_asked_for_one_by_one(monkeypatch, suffix):
+    store = fsspec.filesystem("memory")
+    text = [json.dumps({"text": f"The house {i}. {'river ' * 500}{random.random()}"}) for i in range(50)]
+    content = {
+        "txt": text[0].encode(),
+        "jsonl": text[0].encode(),
+        "jsonl.gz": gzip.compress(os.urandom(2000).hex().encode()),
+        "parquet": parquet_bytes({"text": ["The house."]}),
+    }[suffix]
+    for i in range(50):
+        store.pipe_file(f"/listed/{i:02d}.{suffix}", content)
+    calls = Counter()
+    for name in ("glob", "find", "size", "info", "_open"):
+        monkeypatch.setattr(type(store), name, counted(getattr(type(store), name), calls, name))
+    found = expand([f"memory://listed/*.{suffix}"])
+    assert [source.size for source in found] == [len(content)] * 50
+    assert len([unit for source in found for unit in units(source, 1 << 20)]) == 50
+    # The groups of rows of a parquet file are in the file alone; to open it asks for its size.
+    once = 50 if suffix == "parquet" else 0
+    assert (calls["glob"], calls["find"], calls["size"], calls["_open"]) == (1, 1, 0, once)
+    assert calls["info"] <= once + 2
+
+
+def counted(method, calls, name):
+    def count(*arguments, **options):
+        calls[name] += 1
+        return method(*arguments, **options)
+
+    return count
+
+
+def parquet_bytes(columns):
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), stream)
+    return stream.getvalue()
+
+
+def test_a_packed_object_of_nothing(tmp_path):
+    fsspec.filesystem("memory").pipe_file("/nothing/a.txt.gz", gzip.compress(b""))
+    with pytest.raises(InputError, match=r"memory:///nothing/a.txt.gz: the file is empty"):
+        expand(["memory://nothing/a.txt.gz"])
