@@ -109,7 +109,9 @@ def simulate(folder: Path, arguments: argparse.Namespace) -> None:
         changed = {"document": columns["document"] + (number << 32), "text_hash": hashes}
         entry = summary["shards"]["train"][0]
         entry["index"] = write_file(target / "train-0.safetensors", index.pack(columns | changed))
-        summary["samples"] = [[int(draw.integers(1 << 62)), number, text] for _, _, text in summary["samples"]]
+        summary["samples"] = [
+            [int(draw.integers(1 << 62)), number, number << 32, text] for *_, text in summary["samples"]
+        ]
         (target / unit_folder.UNIT_JSON).write_text(json.dumps(summary, sort_keys=True))
 
 

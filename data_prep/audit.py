@@ -17,6 +17,7 @@ from data_prep.negatives import trivial_negatives
 from data_prep.padding import padding, sample_of_sentences
 from data_prep.unit_summaries import Parts, Summaries
 
+_SAMPLES = 20
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 # Documents of more tokens than this are few: each length is an entry of a dictionary.
 _COUNTED_LENGTHS = 1 << 20
@@ -95,7 +96,7 @@ def summarise(
         "inputs": sources.counts("input"),
         "sources": sources.counts("source"),
         "splits": splits,
-        "sample_sentences": [text for _, _, text in summaries.samples],
+        "sample_sentences": [text for *_, number, text in summaries.samples if facts.kept(number)][:_SAMPLES],
     }
 
 

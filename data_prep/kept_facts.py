@@ -31,6 +31,10 @@ class KeptFacts:
         """Enters documents by their numbers, int64 [n], ascending, each once."""
         self._kept[self._offsets[numbers >> 32] + (numbers & _PLACE)] = True
 
+    def kept(self, number: int) -> bool:
+        """Whether a document has been entered."""
+        return bool(self._kept[self._offsets[number >> 32] + (number & _PLACE)])
+
     def main_scripts(self, numbers: np.ndarray) -> np.ndarray:
         """int64 [n]: the script with the most characters of each document, NO_SCRIPT for none; int64 [n] ascending."""
         found = np.empty(len(numbers), np.int64)

@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,10 +24,20 @@ _SAMPLE_TOKENS = 1 << 20
 SEQ_LENS = (128, 512)
 
 
+class _Records(NamedTuple):
+    """Records [n]: their ranks, which follow from the text, places in the split, and sentences; and the tokens of all
+    these sentences, one record's after another's."""
+
+    ranks: np.ndarray
+    places: np.ndarray
+    sentences: np.ndarray
+    lengths: np.ndarray
+
+
 def sample_of_sentences(indices: Sequence[Path], kept: np.ndarray) -> list[list[int]]:
     """The sentences, in tokens, of the kept records, bool [records], whose texts have the smallest hashes; about
     `_SAMPLE_TOKENS` in all. No order of shards changes which."""
-    chosen: list[tuple[int, int, list[int]]] = []
+    chosen: list[_Records] = []
     # Ranks up to this may still be among the smallest; sorting anew with every small shard would take ages.
     highest, held = np.uint64((1 << 64) - 1), 0
     begin = 0
@@ -35,29 +46,40 @@ def sample_of_sentences(indices: Sequence[Path], kept: np.ndarray) -> list[list[
         (mine,) = np.nonzero(kept[begin : begin + len(columns["first"])])
         ranks = mix(columns["text_hash"][mine])
         (low,) = np.nonzero(ranks <= highest)
-        order = low[np.argsort(ranks[low], kind="stable")]
-        tokens = np.diff(columns["token_offsets"])[mine[order]]
-        order = order[: 1 + int(np.searchsorted(np.cumsum(tokens), _SAMPLE_TOKENS))]
-        for rank, record in zip(ranks[order].tolist(), mine[order].tolist(), strict=True):
-            span = slice(*columns["sentence_offsets"][record : record + 2].tolist())
-            chosen.append((rank, begin + record, columns["sentence_lengths"][span].tolist()))
-        held += int(tokens[: len(order)].sum())
+        if len(low):
+            mine = mine[low]
+            starts = columns["sentence_offsets"][mine]
+            sentences = columns["sentence_offsets"][mine + 1] - starts
+            lengths = _rows(columns["sentence_lengths"], starts, sentences)
+            chosen.append(_smallest([_Records(ranks[low], begin + mine, sentences, lengths)]))
+            held += int(chosen[-1].lengths.sum())
         if held >= 2 * _SAMPLE_TOKENS:
-            chosen, held = _smallest(chosen)
-            highest = np.uint64(chosen[-1][0])
+            chosen = [_smallest(chosen)]
+            highest, held = chosen[0].ranks[-1], int(chosen[0].lengths.sum())
         begin += len(columns["first"])
-    return [sentences for _, _, sentences in _smallest(chosen)[0]]
+    if not chosen:
+        return []
+    sample = _smallest(chosen)
+    ends = np.cumsum(sample.sentences)[:-1]
+    return [lengths.tolist() for lengths in np.split(sample.lengths, ends)]
 
 
-def _smallest(chosen: list[tuple[int, int, list[int]]]) -> tuple[list[tuple[int, int, list[int]]], int]:
-    """Those with the smallest ranks that make up `_SAMPLE_TOKENS`, in order, and their tokens."""
-    chosen.sort()
-    held = 0
-    for place, (_, _, sentences) in enumerate(chosen):
-        held += sum(sentences)
-        if held >= _SAMPLE_TOKENS:
-            return chosen[: place + 1], held
-    return chosen, held
+def _smallest(chosen: list[_Records]) -> _Records:
+    """Those with the smallest ranks that make up `_SAMPLE_TOKENS`, in order."""
+    ranks, places, sentences, lengths = (np.concatenate(columns) for columns in zip(*chosen, strict=True))
+    starts = np.cumsum(sentences) - sentences
+    order = np.lexsort((places, ranks))
+    sums = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    tokens = np.cumsum((sums[starts + sentences] - sums[starts])[order])
+    order = order[: 1 + int(np.searchsorted(tokens, _SAMPLE_TOKENS))]
+    rows = _rows(lengths, starts[order], sentences[order])
+    return _Records(ranks[order], places[order], sentences[order], rows)
+
+
+def _rows(values: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`counts` values from each of `starts` on, one after another."""
+    ends = np.cumsum(counts)
+    return values[np.repeat(starts - ends + counts, counts) + np.arange(ends[-1])]
 
 
 def padding(documents: Sequence[Sequence[int]]) -> dict[str, dict[str, float]]:
@@ -97,15 +119,20 @@ def _examples(sentences: Sequence[int], seq_len: int, draw: Callable[[], float])
 def _packed_rows(lengths: Sequence[int], seq_len: int) -> int:
     """Rows that the examples fill, the longest first, each in the fullest row that has room for it."""
     most = max(1, seq_len // 16)
-    # Rows that are open, by the room left: the numbers of examples in them.
+    # Rows that are open, by the room left: the numbers of examples in them; and a bit for each room that some have.
     rooms: list[list[int]] = [[] for _ in range(seq_len + 1)]
+    some = 0
     rows = 0
     for length in sorted(lengths, reverse=True):
-        room = next((room for room in range(length, seq_len) if rooms[room]), None)
-        if room is None:
-            room, items, rows = seq_len, 0, rows + 1
-        else:
+        enough = some >> length
+        if enough:
+            room = length + (enough & -enough).bit_length() - 1
             items = rooms[room].pop()
+            if not rooms[room]:
+                some ^= 1 << room
+        else:
+            room, items, rows = seq_len, 0, rows + 1
         if items + 1 < most:
             rooms[room - length].append(items + 1)
+            some |= 1 << (room - length)
     return rows

@@ -28,6 +28,8 @@ from data_prep.tokenizer import Tokenizer
 # however short it is.
 _BATCH_CHARACTERS, _BATCH_DOCUMENTS = 1 << 19, 1 << 12
 _SAMPLES = 20
+# Where the merge drops near duplicates, most of the first may be among them.
+_SAMPLES_OF_MANY = 100
 _SAMPLE_CHARACTERS = 300
 _HASHES = 1 << 64
 
@@ -83,7 +85,8 @@ class _Unit:
         self._shards = {split: ShardWriter(folder, split, tokenizer.vocab_size) for split in SPLITS}
         self._documents = 0
         self._long_sentences = self._empty_sentences = 0
-        self._samples: list[tuple[int, int, str]] = []
+        self._num_samples = _SAMPLES if settings.near_duplicates is None else _SAMPLES_OF_MANY
+        self._samples: list[tuple[int, int, int, str]] = []
         self._facts, self._leaks = FactsWriter(folder), LeakCounter()
 
     def run(self, parts: Sequence[sources.Unit]) -> None:
@@ -171,10 +174,10 @@ class _Unit:
         signature: np.ndarray | None,
     ) -> None:
         key = text_hash(document.text)
-        self._sample(key, sentences)
         writer = self._shards["validation" if key < self._threshold else "train"]
         number = (self._number << 32) + self._documents
         self._documents += 1
+        self._sample(key, number, sentences)
         if len(tokens) <= self._settings.record_tokens:
             pieces = [sizes]
         else:
@@ -188,14 +191,17 @@ class _Unit:
             writer.add(document.id, number, key, place == 0, piece, tokens[begin:end], starts[begin:end], mine)
             begin = end
 
-    def _sample(self, key: int, sentences: list[str]) -> None:
+    def _sample(self, key: int, number: int, sentences: list[str]) -> None:
         """Keeps the sentences whose documents have the smallest mixed hashes: a random sample that no order of units
         changes."""
         rank = key * 0x9E3779B97F4A7C15 % _HASHES
-        if len(self._samples) < _SAMPLES or rank < self._samples[-1][0]:
+        if len(self._samples) == self._num_samples and rank >= self._samples[-1][0]:
+            return
+        # A duplicate of a document is no second sample.
+        if all(key != other for _, other, _, _ in self._samples):
             sentence = sentences[rank % len(sentences)]
-            # A duplicate of a document is no second sample.
-            self._samples = sorted({*self._samples, (rank, key, sentence[:_SAMPLE_CHARACTERS])})[:_SAMPLES]
+            sample = (rank, key, number, sentence[:_SAMPLE_CHARACTERS])
+            self._samples = sorted([*self._samples, sample])[: self._num_samples]
 
 
 def _batches(part: sources.Unit, on_error: str, dropped: Counter[str]) -> Iterator[list[sources.Document]]:

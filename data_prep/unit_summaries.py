@@ -16,7 +16,7 @@ from data_prep.unit_folder import UNIT_JSON, unit_dir, unit_name
 # What the manifest says of a shard, and of which files it has the checksums.
 COUNTED = ("records", "documents", "sentences", "tokens")
 _FILES = ("shard", "index")
-_SAMPLES = 20
+_SAMPLES = 100
 
 
 class ShardTable:
@@ -108,7 +108,8 @@ class Summaries:
         shards: by split.
         parts: what was read.
         documents: int64 [units], those that got into shards.
-        samples: (rank, key, sentence), the smallest of all units'.
+        samples: (rank, key, document, sentence), the smallest of all units', some more than are shown: documents may be
+            dropped.
         leaks: what the units with leaks counted of them.
         long_sentences_cut, empty_sentences: sums.
     """
@@ -143,6 +144,9 @@ class Summaries:
 
 
 def _smallest_samples(samples: list[list[Any]]) -> list[list[Any]]:
-    """Those with the smallest ranks; a duplicate has its original's rank and sentence."""
-    ranked = {(rank, key): text for rank, key, text in samples}
-    return [[rank, key, text] for (rank, key), text in sorted(ranked.items())[:_SAMPLES]]
+    """Those with the smallest ranks; of duplicates, which have the same, the first document."""
+    ranked: dict[tuple[int, int], list[Any]] = {}
+    for sample in samples:
+        rank, key, _, _ = sample
+        ranked.setdefault((rank, key), sample)
+    return [sample for _, sample in sorted(ranked.items())[:_SAMPLES]]

@@ -143,6 +143,18 @@ def test_the_first_of_a_chain_stays_and_short_texts_count(tmp_path, tokenizer):
     assert manifest["audit"]["near_duplicates"]["clusters"] == 2
 
 
+def test_samples_are_of_kept_documents(tmp_path, tokenizer):
+    """Of each of a hundred texts the first of three versions, which begin with another word."""
+    draw = np.random.default_rng(3)
+    families = [" ".join(f"w{i}" for i in draw.integers(10**6, size=40)) for _ in range(100)]
+    texts = [f"{word} {rest}" for rest in families for word in ("stone", "bird", "river")]
+    source = write_jsonl(tmp_path / "in.jsonl", texts)
+    audit = build_corpus([str(source)], tokenizer, tmp_path / "out", workers=1, near_duplicates=0.8)["audit"]
+    assert audit["documents_kept"] == 100
+    assert len(set(audit["sample_sentences"])) == 20
+    assert all(sample.startswith("stone") for sample in audit["sample_sentences"])
+
+
 @pytest.fixture
 def small_units(monkeypatch):
     monkeypatch.setattr(build, "_SMALLEST_UNIT", 3000)
