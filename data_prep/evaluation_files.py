@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 from data_prep.errors import InputError
-from data_prep.storage import input_path, is_url
+from data_prep.storage import is_url
 from data_prep.storage import matches as stored_matches
 
 KNOWN_FILES = ".txt, .jsonl, .json, .tsv, .csv"
@@ -78,10 +78,10 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _matches(name: str) -> list[Path]:
     if is_url(name):
-        found = [input_path(url) for url in stored_matches(name)]
-        if not found:
+        stored = stored_matches(name)
+        if not stored:
             raise InputError(f"{name}: no object matches; check the address")
-        return found
+        return cast(list[Path], stored)
     if os.path.exists(name) or not glob.has_magic(name):
         return [Path(name)]
     paths = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if os.path.isfile(match)]
