@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -67,29 +69,71 @@ class MetricsFile:
         path = workdir / METRICS
         cut_lines(path, updates)
         self._file = path.open("a")
-        self._board = _summary_writer()(str(workdir / TENSORBOARD), purge_step=updates)
+        self._board = _Board(workdir / TENSORBOARD, updates)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Writes a line, whose `step` is the step, to both places."""
+        """Writes a line, whose `step` is the step, to both places.
+
+        Raises:
+          OSError: the disk is full, say.
+        """
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in line.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(name if "/" in name else f"train/{name}", value, line["step"])
-
-    def flush(self) -> None:
-        """All that was written is in the files."""
-        self._file.flush()
-        self._board.flush()
+        scalars = {name: value for name, value in line.items() if name != "step" and value is not None}
+        self._board.write(
+            line["step"], {name if "/" in name else f"train/{name}": value for name, value in scalars.items()}
+        )
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Closes both."""
+        try:
+            self._file.close()
+        finally:
+            self._board.close()
+
+
+class _Board:
+    """TensorBoard's file, every event written when it comes.
+
+    tensorboardX's own writer has a thread and a queue: when the disk is full the thread dies and the queue blocks.
+
+    Args:
+      folder: of the run's files, of which each start adds one.
+      updates: of what earlier files say, TensorBoard hides the steps from this one on.
+    """
+
+    def __init__(self, folder: Path, updates: int):
+        self._tensorboard = _tensorboard()
+        folder.mkdir(exist_ok=True)
+        # Appended to: another start within the same second has the same name.
+        self._file = (folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}").open("ab")
+        proto = self._tensorboard.proto.event_pb2
+        self._add(proto.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        start = proto.SessionLog(status=proto.SessionLog.START)
+        self._add(proto.Event(wall_time=time.time(), step=updates, session_log=start))
+        self._file.flush()
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes the values of a step, by their tags."""
+        for tag, value in scalars.items():
+            summary = self._tensorboard.summary.scalar(tag, value)
+            self._add(self._tensorboard.proto.event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        self._file.flush()
+
+    def _add(self, event: Any) -> None:
+        """As a TFRecord: the length, the bytes, and after each its checksum."""
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        for part in (length, content):
+            self._file.write(part + struct.pack("<I", self._tensorboard.record_writer.masked_crc32c(part)))
+
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
-        self._board.close()
 
 
-def _summary_writer() -> Any:
-    """TensorBoard's writer, imported here because it is slow to import and only training needs it.
+def _tensorboard() -> Any:
+    """tensorboardX, imported here because it is slow to import and only training needs it.
 
     Where PyTorch is installed, it would import all of that too, for tensors that it is never given.
     """
@@ -97,11 +141,14 @@ def _summary_writer() -> Any:
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        from tensorboardX import SummaryWriter
+        import tensorboardX
+        import tensorboardX.proto.event_pb2
+        import tensorboardX.record_writer
+        import tensorboardX.summary
     finally:
         if hidden:
             del sys.modules["torch"]
-    return SummaryWriter
+    return tensorboardX
 
 
 def cut_lines(path: Path, updates: int) -> None:

@@ -115,7 +115,6 @@ class Reporter:
         """Where the run reads after so many updates. Called before their checkpoint is saved, which may take the logs
         along."""
         if self._metrics is not None:
-            self._metrics.flush()
             self._append(POSITIONS, {"step": updates, "position": position.to_json()})
 
     def _append(self, name: str, line: dict[str, Any]) -> None:

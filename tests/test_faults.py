@@ -74,17 +74,21 @@ def test_borders_were_crossed(recipe, whole):
     assert ends["phase"] == 1 and all(place["epoch"] >= 1 for place in ends["corpora"])
 
 
-def test_a_full_disk_in_the_midst_of_a_save_leaves_the_last_checkpoint(recipe, whole, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint_whatever_is_written(recipe, whole, tmp_path):
     """Files may not grow beyond a limit: what the file system says then is told apart from a full disk by its number
     only."""
     run = tmp_path / "run"
     assert train(recipe, run, fault={"where": "step", "nth": 6, "what": "kill"})[0] == KILLED
     before = checkpoint.saved_steps(run)
-    process = runs.start(recipe, run)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
-    code, said = runs.finish(process)
-    assert code == 75 and "is full" in said and f"checkpoint {before[-1]} is the last good one" in said, said
-    assert "Traceback" not in said
+    for limit, overrides in (
+        (6_000, ("--config.train.checkpoint_every=100", "--config.train.eval_every=0")),  # only logs are written
+        (20_000, ()),
+    ):
+        process = runs.start(recipe, run, *overrides)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        code, said = runs.finish(process)
+        assert code == 75 and "is full" in said and f"checkpoint {before[-1]} is the last good one" in said, said
+        assert "Traceback" not in said
     assert checkpoint.saved_steps(run) == before and checkpoint.damage(run / "checkpoints" / str(before[-1])) is None
     assert not list((run / "checkpoints").glob("*tmp*"))
     assert runs.card(run)["ended"] == "disk full"

@@ -1,7 +1,11 @@
 """What is written down, and what a resumed run cuts."""
 
 import dataclasses
+import errno
 import json
+import resource
+import signal
+import struct
 
 import jax
 import pytest
@@ -28,6 +32,51 @@ def test_lines_keep_every_digit(tmp_path):
     writer.close()
     assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 0, "loss": 0.1 + 0.2, "mfu": None}]
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def events(folder):
+    """(step, tag, value) of the scalars in TensorBoard's files, and the steps from which something is cut."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    scalars, cuts = [], []
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack_from("<Q", content)
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            if event.session_log.status == SessionLog.START:
+                cuts.append(event.step)
+    return scalars, cuts
+
+
+def test_tensorboard_has_each_line_as_soon_as_it_is_written_also_of_a_second_start(tmp_path):
+    writer = MetricsFile(tmp_path, 0)
+    writer.write({"step": 0, "loss": 0.5, "mfu": None})
+    writer.write({"step": 1, "eval/mlm_loss": 0.25})
+    first = [(0, "train/loss", 0.5), (1, "eval/mlm_loss", 0.25)]
+    assert events(tmp_path / "tensorboard") == (first, [0])
+    writer.close()
+    again = MetricsFile(tmp_path, 1)  # within the same second: the file may be the same
+    again.write({"step": 1, "loss": 0.125})
+    assert events(tmp_path / "tensorboard") == ([*first, (1, "train/loss", 0.125)], [0, 1])
+    again.close()
+
+
+def test_a_disk_that_is_full_for_tensorboard_is_told_at_once(tmp_path):
+    writer = MetricsFile(tmp_path, 0)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
+        with pytest.raises(OSError) as caught:
+            for step in range(60):  # a tenth of the limit in metrics.jsonl, several times the limit in TensorBoard's
+                writer.write({"step": step} | {f"n{i}": 1 for i in range(10)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG and (tmp_path / "metrics.jsonl").stat().st_size < 6000
+    writer.close()
 
 
 def test_flops_equal_a_sum_over_the_matrix_products():
