@@ -82,6 +82,17 @@ def test_slurm_requeues_after_75_and_lost_nodes_alone(tmp_path, code, ends, requ
         assert (folder / "scontrol.log").read_text() == "requeue 42\n"
 
 
+def test_slurm_gives_up_after_so_many_requeues(tmp_path):
+    folder = tmp_path / "bin"
+    stand_in(folder, "srun", "exit 75")
+    stand_in(folder, "scontrol", "exit 0")
+    count = dict(SLURM_JOB_ID="42", VENV=str(tmp_path / "none"), MAX_REQUEUES="3")
+    assert run(folder, LAUNCH / "slurm.sbatch", "pretrain", SLURM_RESTART_COUNT="2", **count).returncode == 0
+    done = run(folder, LAUNCH / "slurm.sbatch", "pretrain", SLURM_RESTART_COUNT="3", **count)
+    assert done.returncode == 75 and "given up after 3 requeues" in done.stderr
+    assert (folder / "scontrol.log").read_text() == "requeue 42\n"
+
+
 def test_slurm_asks_for_a_task_a_gpu_a_signal_in_time_and_a_requeue():
     lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
     options = dict(
