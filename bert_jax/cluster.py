@@ -1,26 +1,24 @@
 """One command on one host or many: finds the cluster it runs in, and moves rows onto the devices of all hosts."""
 
 import contextlib
+import dataclasses
+import json
 import os
-import re
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # the coordination service, which jax has no public name for; Orbax asks it so, too
 from jax.sharding import NamedSharding
 
-from bert_jax.supervisor import STOPPED, one_of_several
-from data_prep.errors import InputError
-
-# What jax, Gloo and Orbax say when another process cannot be reached any more.
-_PEER_LOST = re.compile(
-    r"gloo|peer|connection|heartbeat|coordination|barrier|unavailable|deadline.exceeded|nccl|timed out", re.IGNORECASE
-)
+from bert_jax.endings import Ended, Ending, ending
+from bert_jax.supervisor import STOPPED, named_cluster, one_of_several
 
 _JOINING = 3  # hosts start minutes apart: to find each other they have so many times what counts as death later
+_WAITING = 24 * 3600 * 1000  # milliseconds; the watchdog looks at the clock, and heartbeats tell of the dead
 
 
 def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None:
@@ -38,13 +36,7 @@ def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None
         return
     if environment.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    named: dict[str, Any] = {}
-    if "JAX_NUM_PROCESSES" in environment:
-        named = dict(
-            coordinator_address=environment["JAX_COORDINATOR_ADDRESS"],
-            num_processes=int(environment["JAX_NUM_PROCESSES"]),
-            process_id=int(environment["JAX_PROCESS_ID"]),
-        )
+    named = named_cluster(environment) if "JAX_NUM_PROCESSES" in environment else {}
     try:
         jax.distributed.initialize(
             **named, initialization_timeout=_JOINING * peer_seconds, heartbeat_timeout_seconds=peer_seconds
@@ -57,39 +49,50 @@ def join(peer_seconds: int, environment: Mapping[str, str] = os.environ) -> None
 
 
 @contextlib.contextmanager
-def ending_together() -> Iterator[None]:
-    """Around a run: a process of several that fails ends at once, so that the others notice.
+def agreeing(part: str, workdir: Path, name: str) -> Iterator[None]:
+    """Around a part of the run that all hosts do before any goes on; at its end they wait for the slowest.
 
-    An orderly end would wait for processes that are gone or hang. A failure that another process's loss explains ends
-    in one line and exit code 75. On one host nothing is changed.
+    What fails at one of them ends the run at all, in the same way. Waits at the coordination service, not in a
+    collective: those give up after half a minute, and say then that somebody is gone.
+
+    Args:
+      part: what is done, a name used once in a run.
+      workdir, name: the run's, see `endings.ending`.
+
+    Raises:
+      Ended: at every host, when any of several failed. What fails on one host alone is raised as it is.
     """
+    if jax.process_count() == 1:
+        yield
+        return
+    client = distributed.global_state.client
+    assert client is not None  # of several processes all have joined
+    failures = f"bert_jax/{part}/failures/"
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1:
-            raise
-        if isinstance(error, InputError):
-            code, text = 2, f"error: {' '.join(str(error).split())}"
-        elif isinstance(error, jax.errors.JaxRuntimeError | TimeoutError | ValueError) and _PEER_LOST.search(
-            str(error)
-        ):
-            reason = next(iter(str(error).splitlines()), "")[:120]
-            code = STOPPED
-            text = (
-                f"error: another host of the run is gone ({reason}); "
-                "the last checkpoint is good: run the same command again on all hosts"
-            )
-        else:
-            code, text = 1, "".join(traceback.format_exception(error))
-        print(text, file=sys.stderr, flush=True)
-        leave(code)
+        told = dataclasses.astuple(ending(error, workdir, name))
+        client.key_value_set(f"{failures}{jax.process_index():08}", json.dumps(told))
+    client.wait_at_barrier(f"bert_jax/{part}", _WAITING)
+    for _, told in sorted(client.key_value_dir_get(failures)):
+        raise Ended(Ending(*json.loads(told)))
 
 
-def leave(code: int) -> int:
-    """Returns the exit code on one host; ends a process of several at once."""
+def leave(code: int, together: bool = False) -> int:
+    """Returns the exit code on one host; ends a process of several at once, so that the others notice.
+
+    An orderly end would wait for processes that are gone or hang.
+
+    Args:
+      code: of this process.
+      together: all hosts leave now and know it: none goes while another still asks the coordination service.
+    """
     if jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        if together:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                jax.distributed.shutdown()
         os._exit(code)
     return code
 

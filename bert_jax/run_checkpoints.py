@@ -233,7 +233,10 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def discard_unfinished(self) -> None:
-        """Removes what a failed save left, so that its room is free."""
+        """Removes what a failed save left, so that its room is free. One that is being written may yet succeed, and is
+        waited for."""
+        with contextlib.suppress(Exception):  # the run ends anyway, and says why
+            self.wait()
         for partial in self._directory.glob(f"*{_UNFINISHED}"):
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax import tpu_vm
+from data_prep.errors import InputError
 
 STOPPED = 75
 _COMMAND = [sys.executable, "-m", "bert_jax"]
@@ -28,11 +29,41 @@ _SEVERAL = {
 
 
 def one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment shows a pod or a job of several processes: an explicit number decides, else they do."""
+    """Whether the environment shows a pod or a job of several processes: an explicit number decides, else they do.
+
+    Raises:
+      InputError: the variables that name a cluster explicitly do not.
+    """
     if "JAX_NUM_PROCESSES" in environment:
-        return int(environment["JAX_NUM_PROCESSES"]) > 1
+        return named_cluster(environment)["num_processes"] > 1
     named = any(name in environment and several(environment[name]) for name, several in _SEVERAL.items())
     return named or tpu_vm.is_pod(environment)
+
+
+def named_cluster(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The cluster that three variables name explicitly, as `jax.distributed.initialize` wants it.
+
+    Raises:
+      InputError: one of them is missing, or wrong.
+    """
+    count = _number("JAX_NUM_PROCESSES", environment)
+    if count <= 1:
+        return {"num_processes": count}
+    number, address = _number("JAX_PROCESS_ID", environment), environment.get("JAX_COORDINATOR_ADDRESS", "")
+    if number >= count:
+        raise InputError(f"JAX_PROCESS_ID={number}, but JAX_NUM_PROCESSES={count}; ids are 0 to {count - 1}")
+    if not address.rpartition(":")[2].isdecimal():
+        raise InputError(
+            f"JAX_COORDINATOR_ADDRESS={address!r} is no host:port; name process 0's to all {count} processes"
+        )
+    return {"coordinator_address": address, "num_processes": count, "process_id": number}
+
+
+def _number(name: str, environment: Mapping[str, str]) -> int:
+    text = environment.get(name, "")
+    if not text.isdecimal():
+        raise InputError(f"{name}={text!r} is no number; give one to every process, or unset JAX_NUM_PROCESSES")
+    return int(text)
 
 
 def is_child() -> bool:

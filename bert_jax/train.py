@@ -6,7 +6,7 @@ and the same command goes on from the newest checkpoint with the very rows, pair
 
 import contextlib
 import dataclasses
-import errno
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from bert_jax import checkpoint, cluster
@@ -23,6 +22,7 @@ from bert_jax.config import Config, with_vocabulary
 from bert_jax.config_check import check
 from bert_jax.convert.initialise import initial_params
 from bert_jax.data.load import Loader
+from bert_jax.endings import Ended, ending
 from bert_jax.evaluate import open_corpora
 from bert_jax.ledger import Ledger
 from bert_jax.loop import DIVERGED, DONE, Programs, train
@@ -30,9 +30,9 @@ from bert_jax.metrics import duration
 from bert_jax.model.choices import explained
 from bert_jax.profiling import PROFILE, Profile
 from bert_jax.reporting import Reporter, say
-from bert_jax.run_checkpoints import Checkpoints, DiskFull, NotSaved
+from bert_jax.run_checkpoints import Checkpoints, CheckpointsDamaged
 from bert_jax.run_directory import RunCard, check_same_run, prepare
-from bert_jax.run_store import RunStore, StoreRefused, naming
+from bert_jax.run_store import RunStore, StoreRefused
 from bert_jax.sharding import check_mesh, make_mesh, state_shardings
 from bert_jax.stopping import StopSignal
 from bert_jax.supervisor import STOPPED
@@ -68,138 +68,164 @@ def pretrain(
       InputError: something the user gave is wrong; nothing has been overwritten.
     """
     cluster.join(config.watchdog.peer_seconds)
-    with cluster.ending_together():
-        if not is_url(workdir):
-            return _pretrain(config, Path(workdir), None, stop, change, profile)
-        store = RunStore(str(workdir))
-        with naming(store.mirror, str(store)):
-            return _pretrain(config, store.mirror, store, stop, change, profile)
-
-
-def _pretrain(
-    config: Config,
-    workdir: Path,
-    store: RunStore | None,
-    stop: StopSignal,
-    change: Sequence[str],
-    profiled: tuple[int, int] | None,
-) -> int:
-    name = store or workdir  # what the user calls it
-    leader = jax.process_index() == 0
-    check(config)
-    corpora = open_corpora(config)
-    tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
-    config = _fill_vocabulary(config, tokenizer)
-    if store is not None:
-        if leader:
-            store.fetch(leader=True)
-        _together("fetched")  # the others after it: it mends what is damaged
-        if not leader:
-            store.fetch(leader=False)
-    changes = check_same_run(config, corpora, workdir, change)
-    total = config.num_steps()
-    if profiled is not None and profiled[1] >= total:
-        raise InputError(f"--profile {profiled[0]}:{profiled[1]}: the run has steps 0 to {total - 1}")
-    last = workdir / "checkpoints" / str(total)
-    if checkpoint.saved_steps(workdir)[-1:] == [total] and checkpoint.damage(last) is None:
-        print(f"{name} is finished: {total} steps; checkpoint {total}", file=sys.stderr)
-        return DONE
-    mesh = make_mesh(config.mesh)
-    check_mesh(config, mesh)
-    for corpus in corpora:
-        _check_size(corpus, config)
-    given = None if checkpoint.saved_steps(workdir) else initial_params(config, tokenizer)
-    _together("checked")  # a half-prepared directory would be taken for something else by a slower host
-    cache = CompileCache(workdir / "compile_cache")
-    if leader:
-        prepare(config, corpora, workdir)
-        if store is not None:
-            store.begin()
-        cache.sweep()
-    _together("prepared")
-    card = RunCard(workdir, config, corpora, changes)
     watchdog = Watchdog(config.watchdog, f"[host {jax.process_index()}] " if jax.process_count() > 1 else "")
     watchdog.at("start", 0)
+    local = Path(workdir)
+    try:
+        store = None
+        if is_url(workdir):
+            with cluster.agreeing("found", local, str(workdir)):
+                store = RunStore(str(workdir))
+                local = store.mirror
+        run = _prepared(config, local, str(workdir), store, change, profile)
+        return DONE if run is None else _train(run, watchdog, stop)
+    except Exception as error:
+        end = ending(error, local, str(workdir))
+        if jax.process_count() == 1 and end.code == 2:
+            raise InputError(end.text.removeprefix("error: ")) from error
+        if jax.process_count() == 1 and end.code == 1:
+            raise
+        say(end.text)
+        return cluster.leave(end.code, together=isinstance(error, Ended | CheckpointsDamaged))
+    finally:
+        watchdog.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What is known of a run before it touches its state: all of it is right, and the run directory is there."""
+
+    config: Config
+    workdir: Path
+    name: str  # what the user calls it: the same, or a URL
+    store: RunStore | None
+    corpora: list[Corpus]
+    tokenizer: Tokenizer
+    mesh: Mesh
+    given: Any  # parameters to start from, or None
+    cache: CompileCache
+    card: RunCard
+    profile: Profile
+
+
+def _prepared(
+    config: Config,
+    workdir: Path,
+    name: str,
+    store: RunStore | None,
+    change: Sequence[str],
+    profiled: tuple[int, int] | None,
+) -> _Run | None:
+    """Checks everything that the user gave and makes the run directory; None where the run is finished."""
+    agreeing = functools.partial(cluster.agreeing, workdir=workdir, name=name)
+    leader = jax.process_index() == 0
+    with agreeing("opened"):
+        check(config)
+        corpora = open_corpora(config)
+        tokenizer = load_tokenizer(corpora[0].tokenizer_dir)
+        config = _fill_vocabulary(config, tokenizer)
+        if store is not None and leader:
+            store.fetch(leader=True)
+    with agreeing("checked"):  # a half-prepared directory would be taken for something else by a slower host
+        if store is not None and not leader:  # after the leader, which mends what is damaged
+            store.fetch(leader=False)
+        changes = check_same_run(config, corpora, workdir, change)
+        total = config.num_steps()
+        if profiled is not None and profiled[1] >= total:
+            raise InputError(f"--profile {profiled[0]}:{profiled[1]}: the run has steps 0 to {total - 1}")
+        steps = checkpoint.saved_steps(workdir)
+        finished = steps[-1:] == [total] and checkpoint.damage(workdir / "checkpoints" / str(total)) is None
+        if not finished:
+            mesh = make_mesh(config.mesh)
+            check_mesh(config, mesh)
+            for corpus in corpora:
+                _check_size(corpus, config)
+            given = None if steps else initial_params(config, tokenizer)
+    if finished:
+        print(f"{name} is finished: {total} steps; checkpoint {total}", file=sys.stderr)
+        return None
+    cache = CompileCache(workdir / "compile_cache")
+    with agreeing("prepared"):
+        if leader:
+            prepare(config, corpora, workdir)
+            if store is not None:
+                store.begin()
+            cache.sweep()
+        card = RunCard(workdir, config, corpora, changes)
     profile = Profile(workdir.absolute() / PROFILE, profiled)
-    checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, store)
+    return _Run(config, workdir, name, store, corpora, tokenizer, mesh, given, cache, card, profile)
+
+
+def _train(run: _Run, watchdog: Watchdog, stop: StopSignal) -> int:
+    """Trains from the newest checkpoint, or from the start, and says how it ended."""
+    config, leader, total = run.config, jax.process_index() == 0, run.config.num_steps()
+    checkpoints = Checkpoints((run.workdir / "checkpoints").absolute(), config.checkpoint, run.store)
     began = time.monotonic()
     try:
-        abstract = _placed(config, mesh)
+        abstract = _placed(config, run.mesh)
         restored = checkpoints.restore_newest(abstract)
         start = int(restored[0].step) if restored else 0
-        reporter = Reporter(workdir, config, corpora, start)
+        reporter = Reporter(run.workdir, config, run.corpora, start)
         if restored:
             state, ledger = restored
-            say(f"resuming {name} at step {start}", leader)
+            say(f"resuming {run.name} at step {start}", leader)
         else:
-            state = create_state(config, mesh, given)
-            ledger = Ledger(Loader(config, corpora, tokenizer).start())
+            state = create_state(config, run.mesh, run.given)
+            ledger = Ledger(Loader(config, run.corpora, run.tokenizer).start())
             reporter.position(0, ledger.position)
             checkpoints.save(0, state, ledger, checkpoint.config_json(config), only_best=False)
-        card.end("running", ledger.position)
+        run.card.end("running", ledger.position)
         for seq_len in sorted({phase.seq_len for phase in config.phases()}):
-            say(explained(config.model, seq_len, mesh.devices.flat[0].platform), leader)
+            say(explained(config.model, seq_len, run.mesh.devices.flat[0].platform), leader)
         device = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
         say(f"training {total - start} steps on {device}; the first step compiles", leader)
-        programs = Programs(config, mesh, corpora, tokenizer, cache)
-        ended, ledger = train(programs, checkpoints, reporter, watchdog, stop, profile, abstract, state, ledger)
+        programs = Programs(config, run.mesh, run.corpora, run.tokenizer, run.cache)
+        ended, ledger = train(programs, checkpoints, reporter, watchdog, stop, run.profile, abstract, state, ledger)
         reporter.close()
-    except StoreRefused as error:
-        say(f"error: {error}; {_kept(workdir)}")
-        card.end("store refused")
-        return cluster.leave(STOPPED)
-    except NotSaved as error:
-        say(f"error: {error}, which another run may have written; see that none runs, and run the same command again")
-        card.end("not saved")
-        return cluster.leave(STOPPED)
-    except (DiskFull, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        checkpoints.discard_unfinished()
-        steps = checkpoint.saved_steps(workdir)
-        good = f"checkpoint {steps[-1]} is the last good one" if steps else "nothing is saved yet"
-        say(f"error: the disk of {workdir} is full; {good}: free some space and run the same command again")
-        with contextlib.suppress(OSError):
-            card.end("disk full")
-        return cluster.leave(STOPPED)
+    except Exception as error:
+        how = ending(error, run.workdir, run.name).how
+        if how == "disk full":
+            checkpoints.discard_unfinished()
+        if how:
+            with contextlib.suppress(OSError):
+                run.card.end(how)
+        raise
     finally:
-        profile.close()
-        watchdog.close()
+        run.profile.close()
     checkpoints.close()
-    good = str(max(checkpoint.saved_steps(workdir), default="none"))  # of hosts without a copy none speaks
+    with cluster.agreeing("ended", run.workdir, run.name):
+        _tell_the_end(run, ended, ledger, time.monotonic() - began)
+    return ended
+
+
+def _tell_the_end(run: _Run, ended: int, ledger: Ledger, seconds: float) -> None:
+    """The run card and one line."""
+    leader = jax.process_index() == 0
+    good = str(max(checkpoint.saved_steps(run.workdir), default="none"))  # of hosts without a copy none speaks
     facts = {"skipped_updates": ledger.losses.skipped} | (
         {"best": dataclasses.asdict(ledger.best)} if ledger.best else {}
     )
     if ended == DIVERGED:
-        card.end("diverged", ledger.position, **facts)
+        run.card.end("diverged", ledger.position, **facts)
         say(
-            f"error: the loss is not a number any more, also after going back; checkpoint {good} in {name} is the "
+            f"error: the loss is not a number any more, also after going back; checkpoint {good} in {run.name} is the "
             "last good one. Lower config.optimizer.learning_rate or lengthen warmup_steps, and start a new --workdir",
             leader,
         )
     elif ended == STOPPED:
-        card.end("stopped by a signal", ledger.position, **facts)
+        run.card.end("stopped by a signal", ledger.position, **facts)
         say(f"stopped; checkpoint {good} is saved: run the same command again to go on", leader)
     else:
-        card.end("finished", ledger.position, **facts)
-        say(f"finished: {total} steps in {duration(time.monotonic() - began)}; the model is in {name}", leader)
-    if store is not None and leader:
+        run.card.end("finished", ledger.position, **facts)
+        total = run.config.num_steps()
+        say(f"finished: {total} steps in {duration(seconds)}; the model is in {run.name}", leader)
+    if run.store is not None and leader:
         try:
-            store.upload_logs()
+            run.store.upload_logs()
         except StoreRefused as error:
-            say(f"error: {error}; {_kept(workdir)}")
-            return ended or cluster.leave(STOPPED)
-    return ended
-
-
-def _kept(mirror: Path) -> str:
-    newest = str(max(checkpoint.saved_steps(mirror), default="none"))
-    return f"this machine keeps what is missing there (newest checkpoint: {newest}): run the same command again here"
-
-
-def _together(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+            if ended == DONE:
+                raise
+            say(ending(error, run.workdir, run.name).text)
 
 
 def _placed(config: Config, mesh: Mesh) -> TrainState:

@@ -5,8 +5,11 @@
 {"spike": [step, factor]}: the loss of a step as the ledger sees it
 {"refuse": n}: a store takes no files from the n-th upload on
 {"decline": n}: Orbax does not make the n-th checkpoint
+{"late": seconds}: the corpora open so much later
+{"full": step, "sealing": seconds}: the checkpoint of this step is sealed slowly, and meanwhile the disk is full
 """
 
+import errno
 import importlib
 import json
 import os
@@ -137,6 +140,38 @@ def decline(nth):
     ocp.CheckpointManager.save = declined
 
 
+def late(seconds):
+    from bert_jax import train
+
+    opened = train.open_corpora
+
+    def opened_late(config):
+        time.sleep(seconds)
+        return opened(config)
+
+    train.open_corpora = opened_late
+
+
+def full(step, sealing):
+    from bert_jax import checksums
+    from bert_jax.reporting import Reporter
+
+    write, report, begun = checksums.write, Reporter.step, threading.Event()
+
+    def slowly(directory):
+        if directory.name.startswith(f"{step}."):
+            begun.set()
+            time.sleep(sealing)
+        return write(directory)
+
+    def refused(self, at, *arguments):
+        if at >= step and begun.wait(60):
+            raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+        return report(self, at, *arguments)
+
+    checksums.write, Reporter.step = slowly, refused
+
+
 def install(fault):
     if "where" in fault:
         break_at(fault["where"], fault["nth"], fault["what"])
@@ -148,6 +183,10 @@ def install(fault):
         refuse(fault["refuse"])
     if "decline" in fault:
         decline(fault["decline"])
+    if "late" in fault:
+        late(fault["late"])
+    if "full" in fault:
+        full(fault["full"], fault["sealing"])
 
 
 if __name__ == "__main__":

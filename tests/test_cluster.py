@@ -23,17 +23,47 @@ numbers = multihost_utils.process_allgather(np.array([jax.process_index()]))
 print(jax.process_count(), jax.process_index(), numbers.sum())
 """
 
+# A run of three parts; in the second host 1 is late or fails, in the third, where it comes to that, host 0.
+PARTS = """
+import json, os, sys, time
+from pathlib import Path
+from bert_jax import cluster
+from bert_jax.endings import Ended
+from data_prep.errors import InputError
+cluster.join(60)
+import jax
+raised = {"wrong": InputError("a line\\nof host %d" % jax.process_index()), "full": OSError(28, "No space left"),
+          "bug": KeyError("k")}
+for part, host in (("one", None), ("two", 1), ("three", 0)):
+    try:
+        with cluster.agreeing(part, Path("none"), "none"):
+            what = os.environ["WHAT"] if host == jax.process_index() else ""
+            time.sleep(2 if what == "late" else 0)
+            if what in raised:
+                raise raised[what]
+    except Ended as error:
+        print(error.ending.text, file=sys.stderr)
+        if host == 1:
+            cluster.leave(error.ending.code, together=True)
+print("all parts", file=sys.stderr)
+"""
 
-def several(count, variables):
-    """What `count` local processes with these variables (a function of the number) say of their cluster."""
+
+def started(program, count, variables):
+    """`count` local processes with these variables (a function of the number)."""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "JAX_NUM", "TPU_"))}
     base |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], env=base | variables(i), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-c", program], env=base | variables(i), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         for i in range(count)
     ]
+
+
+def several(count, variables):
+    """What `count` local processes with these variables (a function of the number) say of their cluster."""
+    processes = started(PROGRAM, count, variables)
     ended = [process.communicate(timeout=120) for process in processes]
     assert all(process.returncode == 0 for process in processes), ended
     return [tuple(map(int, out.splitlines()[-1].split())) for out, _ in ended]  # Gloo talks before
@@ -56,6 +86,35 @@ def test_processes_find_each_other_by_our_variables():
         },
     )
     assert told == [(2, 0, 1), (2, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "said"),
+    [
+        ("late", 0, "all parts"),
+        ("wrong", 2, "error: a line of host 1"),
+        ("full", 75, "error: the disk of none is full; nothing is saved yet: free some space and run the same command"),
+        ("bug", 1, "KeyError: 'k'"),
+    ],
+)
+def test_what_fails_at_one_process_ends_all_alike(what, code, said):
+    port = free_port()
+    processes = started(
+        PARTS,
+        2,
+        lambda i: {
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(i),
+            "WHAT": what,
+        },
+    )
+    ended = [process.communicate(timeout=120)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [code] * 2, ended
+    for text in ended:
+        assert said in text and ("Traceback" in text) == (what == "bug"), text
+        if code in (2, 75):
+            assert text.splitlines()[-1].startswith(said)
 
 
 def test_processes_find_each_other_by_slurms_variables():

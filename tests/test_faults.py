@@ -81,10 +81,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_whatever_is_written(recipe, whol
     assert train(recipe, run, fault={"where": "step", "nth": 6, "what": "kill"})[0] == KILLED
     before = checkpoint.saved_steps(run)
     for limit, overrides in (
+        (100, ()),  # not even the config
         (6_000, ("--config.train.checkpoint_every=100", "--config.train.eval_every=0")),  # only logs are written
         (20_000, ()),
     ):
-        process = runs.start(recipe, run, *overrides)
+        process = runs.start(recipe, run, *overrides, PYTHONDONTWRITEBYTECODE="1")
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         code, said = runs.finish(process)
         assert code == 75 and "is full" in said and f"checkpoint {before[-1]} is the last good one" in said, said
@@ -94,6 +95,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_whatever_is_written(recipe, whol
     assert runs.card(run)["ended"] == "disk full"
     assert train(recipe, run)[0] == 0
     assert runs.same_to_the_last_bit(whole, run)
+
+
+def test_a_full_disk_waits_for_the_checkpoint_that_is_being_finished(recipe, tmp_path):
+    """The disk is full for the logs while the files of checkpoint 3 are being sealed."""
+    code, said = train(recipe, tmp_path / "run", fault={"full": 3, "sealing": 3})
+    assert code == 75 and "is full; checkpoint 3 is the last good one" in said and "Traceback" not in said, said
+    assert checkpoint.saved_steps(tmp_path / "run") == [0, 3]
+    assert checkpoint.damage(tmp_path / "run" / "checkpoints" / "3") is None
+    assert not list((tmp_path / "run" / "checkpoints").glob("*tmp*"))
 
 
 def test_one_bad_batch_is_left_out_counted_and_named_and_a_spike_is_told(recipe, whole, tmp_path):

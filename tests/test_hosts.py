@@ -189,6 +189,19 @@ def test_a_host_that_finds_no_other_ends_with_75_in_time(full_recipe, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_wrong_input_ends_all_hosts_with_2_and_the_same_line_also_the_late_ones(full_recipe, tmp_path):
+    """A run is refused where another one lies; the host that is there first waits for the other, and says so."""
+    (tmp_path / "letters.txt").write_text("dear")
+    late = [{}, {"FAULT": json.dumps({"late": 9})}]
+    hosts = runs.start_hosts(2, full_recipe, tmp_path, "--config.watchdog.warn_seconds=1", environments=late)
+    ends = [runs.finish(host) for host in hosts]
+    assert [code for code, _ in ends] == [2, 2], ends
+    for _, said in ends:
+        assert said.splitlines()[-1] == f"error: {tmp_path} is not empty and holds no run; name a new --workdir", said
+        assert "Traceback" not in said
+    assert "[host 0] warning: step 0: start has taken" in ends[0][1]
+
+
 def test_numbers_that_are_compared_differ_at_all(placements):
     """A step does something, and masks change from step to step."""
     first, second, third = placements[1][REFERENCE]["metrics"]

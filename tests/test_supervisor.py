@@ -1,6 +1,7 @@
 """The parent of one process of several: codes pass through, deaths become 75, signals go on, no orphan stays."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from training_runs import ROOT
 
 from bert_jax.supervisor import one_of_several
+from data_prep.errors import InputError
 
 CHILD = """
 import os, signal, sys, time
@@ -90,7 +92,7 @@ def test_no_child_outlives_its_parent():
     [
         ({}, False),
         ({"JAX_NUM_PROCESSES": "1"}, False),
-        ({"JAX_NUM_PROCESSES": "2"}, True),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADDRESS": "[::1]:80"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, True),
@@ -101,3 +103,25 @@ def test_no_child_outlives_its_parent():
 )
 def test_what_says_that_there_are_several(environment, several):
     assert one_of_several(environment | {"TPU_SKIP_MDS_QUERY": "1"}) is several
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"JAX_NUM_PROCESSES": "abc"}, "JAX_NUM_PROCESSES='abc' is no number"),
+        ({"JAX_NUM_PROCESSES": "-2"}, "JAX_NUM_PROCESSES='-2' is no number"),
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID='' is no number"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS='' is no host:port"),
+        (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "there"},
+            "JAX_COORDINATOR_ADDRESS='there' is no host:port",
+        ),
+        (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2", "JAX_COORDINATOR_ADDRESS": "there:80"},
+            "JAX_PROCESS_ID=2, but JAX_NUM_PROCESSES=2; ids are 0 to 1",
+        ),
+    ],
+)
+def test_a_cluster_named_wrongly_is_a_line(environment, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        one_of_several(environment)
