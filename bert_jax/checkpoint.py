@@ -106,8 +106,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:
     """Writes a JSON object whole or not at all."""
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(fields, indent=2) + "\n")
+    with whole_file(path) as partial, partial.open("w") as file:
+        file.write(json.dumps(fields, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # else a power failure may leave its name with nothing in it
 
 
 def config_json(config: Config) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.profiling import Profile
 from bert_jax.reporting import Reporter, Rows, rows_as_text
 from bert_jax.run_checkpoints import Checkpoints
+from bert_jax.run_directory import RunCard
 from bert_jax.sharding import batch_sharding
 from bert_jax.stopping import StopSignal
 from bert_jax.supervisor import STOPPED
@@ -99,6 +100,7 @@ def train(
     programs: Programs,
     checkpoints: Checkpoints,
     reporter: Reporter,
+    card: RunCard,
     watchdog: Watchdog,
     stop: StopSignal,
     profile: Profile,
@@ -113,7 +115,7 @@ def train(
 
     Args:
       programs: the compiled functions, with the config.
-      checkpoints, reporter, watchdog, stop, profile: the run's.
+      checkpoints, reporter, card, watchdog, stop, profile: the run's.
       abstract: the state's shapes and shardings, to restore onto.
       state: donated.
       ledger: belongs to the state.
@@ -124,7 +126,7 @@ def train(
     config = programs.config
     while True:
         start = int(state.step)
-        ended, ledger = _advance(programs, checkpoints, reporter, watchdog, stop, profile, state, ledger, start)
+        ended, ledger = _advance(programs, checkpoints, reporter, card, watchdog, stop, profile, state, ledger, start)
         if not isinstance(ended, _Stuck):
             watchdog.at("save", config.num_steps())
             checkpoints.wait()
@@ -157,6 +159,7 @@ def _advance(
     programs: Programs,
     checkpoints: Checkpoints,
     reporter: Reporter,
+    card: RunCard,
     watchdog: Watchdog,
     stop: StopSignal,
     profile: Profile,
@@ -240,6 +243,7 @@ def _advance(
             if last or ((saving or best) and not bad):
                 watchdog.at("save", step)
                 reporter.position(updates, ledger.position)
+                card.end("running", ledger)
                 checkpoints.save(updates, state, ledger, checkpoint.config_json(config), only_best=not saving)
             reporter.tick()
             if stopping:

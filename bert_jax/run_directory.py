@@ -1,7 +1,7 @@
 """What a run directory says about its run, and whether a command goes on with that run or means another one."""
 
+import dataclasses
 import importlib.metadata
-import json
 import math
 import platform
 import shutil
@@ -17,6 +17,7 @@ from bert_jax import checkpoint
 from bert_jax.config import Config, to_dict
 from bert_jax.data.load import Position
 from bert_jax.data.read import Place
+from bert_jax.ledger import Ledger
 from bert_jax.mixture import corpora_card, shares
 from bert_jax.optimizer import learning_rate
 from bert_jax.train_state import abstract_state
@@ -36,7 +37,15 @@ _FREE_FIELDS = (
     "data.corpus",
 )
 # What it may change when the command says so by `--change`: the run goes on, and is no longer what it was started as.
-CHANGEABLE = ("optimizer.learning_rate", "optimizer.weight_decay", "optimizer.max_grad_norm", "train.max_skipped")
+# Of these the last two change numbers by rounding only; fewer devices may need them for want of memory.
+CHANGEABLE = (
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "optimizer.max_grad_norm",
+    "train.max_skipped",
+    "train.accumulation",
+    "model.remat",
+)
 Change = dict[str, Any]  # step, field, old, new
 
 
@@ -58,6 +67,8 @@ def check_same_run(config: Config, corpora: list[Corpus], workdir: Path, change:
     for name in change:
         if name not in CHANGEABLE:
             raise InputError(f"--change {name} is not possible; fields that may change: {', '.join(CHANGEABLE)}")
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file, and a run needs a directory; name a new --workdir")
     if not (workdir / "config.json").exists():
         # Hidden files are what a kill left of our own that were being written.
         if workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
@@ -91,9 +102,9 @@ def _same_rates(previous: Config, config: Config, done: int) -> bool:
 
 
 def _check_corpora(config: Config, corpora: list[Corpus], workdir: Path) -> None:
-    if not (workdir / "run.json").exists():
+    trained = _read_card(workdir).get("corpora")
+    if trained is None:
         return
-    trained = json.loads((workdir / "run.json").read_text())["corpora"]
     for old, corpus, share in zip(trained, corpora, shares(config), strict=False):
         if old["tokenizer"] != corpus.tokenizer_fingerprint:
             raise InputError(
@@ -123,10 +134,32 @@ def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any
     return [] if old == new else [(name, old, new)]
 
 
-def prepare(config: Config, corpora: list[Corpus], workdir: Path) -> None:
-    """Writes what a run directory has from the start: the config and the tokenizer."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    # First of all: by this a run is known, should the rest not come about.
+def _read_card(workdir: Path) -> dict[str, Any]:
+    """The run card as another start has left it; empty where none has."""
+    path = workdir / "run.json"
+    if not path.exists():
+        return {}
+    try:
+        return checkpoint.read_json(path)
+    except InputError as error:
+        raise InputError(
+            f"{error}; remove it and run the same command again, which goes on without what it knew (the corpora "
+            "that were read, and changes)"
+        ) from None
+
+
+def prepare(config: Config, corpora: list[Corpus], workdir: Path, changes: list[Change]) -> None:
+    """Writes what a run directory has from the start: the config and the tokenizer; and what changes now.
+
+    Raises:
+      InputError: there can be no directory.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{workdir} cannot be made ({error.strerror}); name another --workdir") from None
+    _record(changes, workdir)
+    # Of a new run first of all: by this it is known, should the rest not come about.
     checkpoint.write_json(workdir / "config.json", checkpoint.config_json(config))
     if not (workdir / "tokenizer").exists():
         partial = workdir / ".tokenizer"
@@ -135,10 +168,28 @@ def prepare(config: Config, corpora: list[Corpus], workdir: Path) -> None:
         partial.rename(workdir / "tokenizer")
 
 
-class RunCard:
-    """`run.json`: what ran on what, and how it ended. The leader writes it at the start and at the end."""
+def _record(changes: list[Change], workdir: Path) -> None:
+    """Adds changes to the run card: before the config has them, so that a kill in between loses none. Those that the
+    config never got, because of such a kill, have not come about."""
+    card = _read_card(workdir)
+    recorded: list[Change] = card.get("changes", [])
+    if not recorded and not changes:
+        return
+    previous = to_dict(checkpoint.read_config(workdir))
+    last = {change["field"]: change for change in recorded}
 
-    def __init__(self, workdir: Path, config: Config, corpora: list[Corpus], changes: list[Change]):
+    def came_about(change: Change) -> bool:
+        group, _, field = change["field"].partition(".")
+        return change is not last[change["field"]] or previous[group][field] == change["new"]
+
+    kept = [change for change in recorded if came_about(change)]
+    checkpoint.write_json(workdir / "run.json", card | {"changes": kept + changes})
+
+
+class RunCard:
+    """`run.json`: what ran on what, and how it ended. The leader writes it at the start, at checkpoints, at the end."""
+
+    def __init__(self, workdir: Path, config: Config, corpora: list[Corpus]):
         self._path, self._leader = workdir / "run.json", jax.process_index() == 0
         self._config, self._corpora = config, corpora
         packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
@@ -152,16 +203,18 @@ class RunCard:
             "processes": jax.process_count(),
             "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_state(config).params)),
         }
-        if self._path.exists():
-            changes = checkpoint.read_json(self._path).get("changes", []) + changes
-        if changes:
+        if changes := _read_card(workdir).get("changes"):
             self._fields["changes"] = changes
-        self.end("running", Position(0, (Place(),) * len(corpora)))
+        self._fields["corpora"] = corpora_card(config, corpora, Position(0, (Place(),) * len(corpora)))
+        self.end("running")
 
-    def end(self, how: str, position: Position | None = None, **facts: Any) -> None:
-        """Writes the card with how the run ended, or `running`, which a killed run keeps, and what it has read."""
-        self._fields |= facts
-        if position is not None:
-            self._fields["corpora"] = corpora_card(self._config, self._corpora, position)
+    def end(self, how: str, ledger: Ledger | None = None) -> None:
+        """Writes the card with how the run ended, or `running`, which a killed run keeps, and what it has read, its
+        skipped updates and its best evaluation, by the ledger."""
+        if ledger is not None:
+            self._fields["corpora"] = corpora_card(self._config, self._corpora, ledger.position)
+            self._fields["skipped_updates"] = ledger.losses.skipped
+            if ledger.best is not None:
+                self._fields["best"] = dataclasses.asdict(ledger.best)
         if self._leader:
             checkpoint.write_json(self._path, self._fields | {"ended": how})

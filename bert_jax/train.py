@@ -147,11 +147,11 @@ def _prepared(
     cache = CompileCache(workdir / "compile_cache")
     with agreeing("prepared"):
         if leader:
-            prepare(config, corpora, workdir)
+            prepare(config, corpora, workdir, changes)
             if store is not None:
                 store.begin()
             cache.sweep()
-        card = RunCard(workdir, config, corpora, changes)
+        card = RunCard(workdir, config, corpora)
     profile = Profile(workdir.absolute() / PROFILE, profiled)
     return _Run(config, workdir, name, store, corpora, tokenizer, mesh, given, cache, card, profile)
 
@@ -174,13 +174,15 @@ def _train(run: _Run, watchdog: Watchdog, stop: StopSignal) -> int:
             ledger = Ledger(Loader(config, run.corpora, run.tokenizer).start())
             reporter.position(0, ledger.position)
             checkpoints.save(0, state, ledger, checkpoint.config_json(config), only_best=False)
-        run.card.end("running", ledger.position)
+        run.card.end("running", ledger)
         for seq_len in sorted({phase.seq_len for phase in config.phases()}):
             say(explained(config.model, seq_len, run.mesh.devices.flat[0].platform), leader)
         device = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
         say(f"training {total - start} steps on {device}; the first step compiles", leader)
         programs = Programs(config, run.mesh, run.corpora, run.tokenizer, run.cache)
-        ended, ledger = train(programs, checkpoints, reporter, watchdog, stop, run.profile, abstract, state, ledger)
+        ended, ledger = train(
+            programs, checkpoints, reporter, run.card, watchdog, stop, run.profile, abstract, state, ledger
+        )
         reporter.close()
     except Exception as error:
         how = ending(error, run.workdir, run.name).how
@@ -202,21 +204,18 @@ def _tell_the_end(run: _Run, ended: int, ledger: Ledger, seconds: float) -> None
     """The run card and one line."""
     leader = jax.process_index() == 0
     good = str(max(checkpoint.saved_steps(run.workdir), default="none"))  # of hosts without a copy none speaks
-    facts = {"skipped_updates": ledger.losses.skipped} | (
-        {"best": dataclasses.asdict(ledger.best)} if ledger.best else {}
-    )
     if ended == DIVERGED:
-        run.card.end("diverged", ledger.position, **facts)
+        run.card.end("diverged", ledger)
         say(
             f"error: the loss is not a number any more, also after going back; checkpoint {good} in {run.name} is the "
             "last good one. Lower config.optimizer.learning_rate or lengthen warmup_steps, and start a new --workdir",
             leader,
         )
     elif ended == STOPPED:
-        run.card.end("stopped by a signal", ledger.position, **facts)
+        run.card.end("stopped by a signal", ledger)
         say(f"stopped; checkpoint {good} is saved: run the same command again to go on", leader)
     else:
-        run.card.end("finished", ledger.position, **facts)
+        run.card.end("finished", ledger)
         total = run.config.num_steps()
         say(f"finished: {total} steps in {duration(seconds)}; the model is in {run.name}", leader)
     if run.store is not None and leader:

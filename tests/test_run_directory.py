@@ -71,7 +71,8 @@ def test_what_enters_no_number_may_change(run, fields):
         ({"optimizer__learning_rate": 2e-3}, "--change optimizer.learning_rate to go on with the new one"),
         ({"train__global_batch_size": 8}, "config.train.global_batch_size=256"),
         ({"train__num_steps": 20}, "config.train.num_steps=100"),  # nothing more to come
-        ({"train__accumulation": 2}, "config.train.accumulation=1"),
+        ({"train__accumulation": 2}, "--change train.accumulation to go on with the new one"),
+        ({"model__remat": "full"}, "--change model.remat to go on with the new one"),
     ],
 )
 def test_another_run_is_refused_with_the_difference(run, fields, message):
@@ -132,7 +133,63 @@ def test_a_kill_while_the_directory_is_prepared_does_not_lock_it(tmp_path, monke
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("bert_jax.run_directory.shutil.copytree", dies)
-        prepare(CONFIG, [corpus], run)
+        prepare(CONFIG, [corpus], run, [])
     assert check_same_run(CONFIG, [corpus], run) == []
-    prepare(CONFIG, [corpus], run)
+    prepare(CONFIG, [corpus], run, [])
     assert (run / "tokenizer" / "vocab.txt").read_text() == "[PAD]"
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "/proc/run"])
+def test_where_there_can_be_no_directory_it_is_said(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    workdir = tmp_path / place
+    with pytest.raises(InputError, match="name a"):
+        check_same_run(CONFIG, [FakeCorpus()], workdir)
+        prepare(CONFIG, [FakeCorpus()], workdir, [])
+
+
+@pytest.mark.parametrize("content", ["", '{"corpora": [', "[]"])
+def test_a_damaged_run_card_is_said_and_its_absence_stops_nothing(run, content):
+    (run / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json .*; remove it and run the same command again"):
+        check_same_run(CONFIG, [FakeCorpus()], run)
+    (run / "run.json").unlink()
+    assert check_same_run(CONFIG, [FakeCorpus()], run) == []
+
+
+def start(config, run, monkeypatch=None):
+    """One start of the run; a kill when it is about to write the config, where there is a monkeypatch."""
+    (run / "tokenizer").mkdir(exist_ok=True)
+    changes = check_same_run(config, [FakeCorpus()], run, ["optimizer.learning_rate"])
+    write = checkpoint.write_json
+
+    def dies(path, fields):
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        write(path, fields)
+
+    if monkeypatch is None:
+        return prepare(config, [FakeCorpus()], run, changes)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("bert_jax.checkpoint.write_json", dies)
+        prepare(config, [FakeCorpus()], run, changes)
+
+
+def test_no_change_is_lost_or_told_twice_by_a_kill(run, monkeypatch):
+    def recorded():
+        changes = json.loads((run / "run.json").read_text())["changes"]
+        assert all(change["step"] == 20 for change in changes)
+        return [(change["old"], change["new"]) for change in changes]
+
+    faster, slower = changed(optimizer__learning_rate=2e-3), changed(optimizer__learning_rate=5e-4)
+    start(faster, run, monkeypatch)
+    assert recorded() == [(1e-3, 2e-3)]
+    start(faster, run)
+    assert recorded() == [(1e-3, 2e-3)]
+    start(slower, run, monkeypatch)
+    assert recorded() == [(1e-3, 2e-3), (2e-3, 5e-4)]
+    start(faster, run)  # after all: the change that was cut short has not come about
+    assert recorded() == [(1e-3, 2e-3)]
+    start(slower, run)
+    start(faster, run)
+    assert recorded() == [(1e-3, 2e-3), (2e-3, 5e-4), (5e-4, 2e-3)]

@@ -70,9 +70,28 @@ def test_killed_and_gone_on_equals_uninterrupted(recipe, whole, tmp_path, step):
     process.kill()
     process.communicate()
     assert len(runs.numbers(tmp_path / "run")) < len(runs.numbers(whole))
+    killed = runs.card(tmp_path / "run")
+    assert killed["ended"] == "running" and killed.get("best", {}).get("step") == (9 if step > 9 else None)
     code, said = runs.train(recipe, tmp_path / "run")
     assert code == 0 and "resuming" in said
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_on_other_devices_memory_may_be_saved_and_the_run_stays_the_same_to_rounding(recipe, whole, tmp_path):
+    process = runs.start(recipe, tmp_path / "run")
+    runs.wait_for_step(process, tmp_path / "run", 11)
+    process.kill()
+    process.communicate()
+    fields = {"train.accumulation": (2, 4), "model.remat": ("none", "full")}
+    words = [word for name, (_, new) in fields.items() for word in (f"--config.{name}={new}", "--change", name)]
+    code, said = runs.train(recipe, tmp_path / "run", *words)
+    assert code == 0, said
+    changes = runs.card(tmp_path / "run")["changes"]
+    assert {change["field"]: (change["old"], change["new"]) for change in changes} == fields
+    for line, other in zip(runs.numbers(whole), runs.numbers(tmp_path / "run"), strict=True):
+        assert line.keys() == other.keys()
+        for name, value in line.items():
+            assert other[name] == pytest.approx(value, rel=5e-5, abs=5e-6), (line["step"], name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
