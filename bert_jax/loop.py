@@ -236,7 +236,8 @@ def _advance(
                 held_out = programs.evaluate(after.phase)(state.params, going_on)
                 programs.keep()
                 reporter.held_out(updates, held_out)
-                if held_out["examples"]:
+                # Only what is saved below may be the best: it is what stays.
+                if held_out["examples"] and (last or not bad):
                     ledger = ledger.with_evaluation(updates, held_out)
                     best = ledger.best is not None and ledger.best.step == updates
             # While losses are no numbers, the newest checkpoint must stay one from before.

@@ -1,6 +1,8 @@
 """The run as a user runs it: stopped in every way and gone on, on one process and two, and refused where it is
 wrong."""
 
+import json
+import math
 import signal
 import socket
 
@@ -117,6 +119,19 @@ def test_a_signal_at_an_evaluation_does_not_lose_it(recipe, tmp_path):
     stopped = checkpoint.saved_steps(tmp_path / "run")[-1]
     evaluated = [line["step"] for line in runs.numbers(tmp_path / "run") if "eval/mlm_loss" in line]
     assert evaluated == list(range(1, stopped + 1))
+
+
+def test_the_best_checkpoint_stays_also_between_the_others_and_when_a_skipped_update_is_better(recipe, tmp_path):
+    """Checkpoints at 5, 10, 15, 20, 24, evaluations every 4 updates. The one after 8 is the lowest of all, but
+    update 8 was skipped, so nothing is saved there; the one after 4 is the lowest of the others."""
+    fault = {"held_out": [3.0, 2.0, 4.0], "spike": [7, math.nan]}
+    code, said = runs.train(
+        recipe, tmp_path / "run", "--config.train.eval_every=4", "--config.checkpoint.keep=1", FAULT=json.dumps(fault)
+    )
+    assert code == 0, said
+    assert runs.card(tmp_path / "run")["skipped_updates"] == 1
+    assert runs.card(tmp_path / "run")["best"] == {"step": 4, "phase": 0, "loss": 3.0}
+    assert checkpoint.saved_steps(tmp_path / "run") == [0, 4, 24]
 
 
 def test_a_finished_run_is_left_as_it_is(recipe, whole):
