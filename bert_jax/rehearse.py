@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config, MeshConfig, from_dict, to_dict
+from bert_jax.config import Config, ExtendConfig, MeshConfig, from_dict, to_dict
 from bert_jax.metrics import is_evaluation, read_lines
 from bert_jax.sharding import check_mesh_sizes, mesh_sizes
 from bert_jax.topology import parse_topology
@@ -45,7 +45,7 @@ def rehearse(config: Config, device: str) -> dict[str, Any]:
       InputError: the mesh does not fit that hardware, or the recipe does not fit the mesh.
       RehearsalFailed: a half did not end as it should.
     """
-    topology = parse_topology(device)
+    topology = parse_topology(device, config.mesh.dcn)
     sizes = mesh_sizes(config.mesh, topology.devices)
     if config.model.vocab_size == 0:  # any will do here: the table is padded to a multiple of 128
         check_mesh_sizes(dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=1)), sizes)
@@ -99,6 +99,8 @@ def shrink(config: Config, mesh: tuple[int, ...]) -> Config:
         num_layers=2,
         num_heads=FAKE_DEVICES,
         intermediate_size=16 * FAKE_DEVICES,
+        embedding_size=0 if config.model.embedding_size == config.model.hidden_size else config.model.embedding_size,
+        attention="auto",  # the kernels take neither these heads nor this device
     )
     given = config.phases()
     rows = data * fsdp * config.train.accumulation
@@ -114,6 +116,7 @@ def shrink(config: Config, mesh: tuple[int, ...]) -> Config:
     return dataclasses.replace(
         config,
         init="",
+        extend=ExtendConfig(),
         model=model,
         mesh=MeshConfig(data, fsdp, tensor),
         train=dataclasses.replace(config.train, phases=phases, log_every=1, eval_every=0, checkpoint_every=10),
@@ -131,16 +134,18 @@ def _run(recipe: Path, workdir: Path, devices: int, stop_after: int | None, expe
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
     }
     words = [sys.executable, "-m", "bert_jax.rehearse", str(recipe), str(workdir), str(stop_after or 0)]
-    done = subprocess.run(words, env=environment, stderr=subprocess.PIPE, text=True, timeout=_LIMIT)
+    half = f"the run {'to be stopped' if stop_after else 'after the stop'}"
+    try:
+        done = subprocess.run(words, env=environment, stderr=subprocess.PIPE, text=True, timeout=_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise RehearsalFailed(f"{half} was not done after {_LIMIT / 60:g} minutes") from None
     if done.returncode == expected:
         return
     said = done.stderr.strip().splitlines()
     if done.returncode == 2 and said:
         raise InputError(said[-1].removeprefix("error: "))
-    half = "to be stopped" if stop_after else "after the stop"
-    raise RehearsalFailed(
-        f"the run {half} ended with code {done.returncode}, not {expected}: {said[-1] if said else 'it said nothing'}"
-    )
+    last = said[-1] if said else "it said nothing"
+    raise RehearsalFailed(f"{half} ended with code {done.returncode}, not {expected}: {last}")
 
 
 def _stop_after(workdir: Path, step: int) -> None:
@@ -163,6 +168,9 @@ def _child(recipe: str, workdir: str, stop_after: str) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:  # its first line, because the last one of a traceback may be anything
+        print(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The rehearsal keeps what goes wrong on a pod, and really stops and goes on; names of hardware."""
 
+import dataclasses
 import json
 import math
 import os
@@ -11,9 +12,21 @@ import training_runs as runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, PhaseConfig, TrainConfig
+from bert_jax import rehearse as rehearse_module
+from bert_jax.config import (
+    Config,
+    DataConfig,
+    ExtendConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    TrainConfig,
+    to_dict,
+)
 from bert_jax.config_check import check
-from bert_jax.rehearse import rehearse, shrink, shrink_mesh
+from bert_jax.model.choices import chosen
+from bert_jax.rehearse import RehearsalFailed, rehearse, shrink, shrink_mesh
 from bert_jax.sharding import check_mesh_sizes
 from bert_jax.topology import parse_topology
 from data_prep.errors import InputError
@@ -46,6 +59,40 @@ def test_the_small_recipe_fits_its_mesh_and_keeps_the_rest(sizes):
     assert (small.optimizer.name, small.optimizer.schedule) == ("lamb", "wsd")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(init="hf", extend=ExtendConfig(positions=True, vocabulary=True)),
+        dict(model=ModelConfig(embedding_size=768)),
+        dict(model=ModelConfig(family="electra", embedding_size=128), data=DataConfig(corpus="c", objective="mlm")),
+        dict(model=ModelConfig(attention="pallas")),
+        dict(model=ModelConfig(attention="cudnn", attention_dropout_rate=0.0)),
+    ],
+)
+def test_what_the_full_size_alone_has_is_left_out(fields):
+    config = dataclasses.replace(Config(data=DataConfig(corpus="c")), **fields)
+    check(config)
+    small = shrink(config, (2, 2, 2))
+    check(small)
+    assert chosen(small.model, 128, "cpu").attention == "einsum"
+    assert small.model.embedding_size == (128 if config.model.family == "electra" else 0)
+
+
+def test_a_failure_is_one_line_that_says_what_failed(tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "config.json"
+    recipe.write_text(json.dumps(to_dict(Config(data=DataConfig(corpus="c")))))
+
+    def fails(*arguments):
+        raise ValueError("what is wrong\nand more of it")
+
+    monkeypatch.setattr("bert_jax.train.pretrain", fails)
+    assert rehearse_module._child(str(recipe), str(tmp_path / "run"), "0") == 1
+    assert capsys.readouterr().err == "ValueError: what is wrong\n"
+    monkeypatch.setattr(rehearse_module, "_LIMIT", 0.06)
+    with pytest.raises(RehearsalFailed, match=r"^the run after the stop was not done after 0.001 minutes$"):
+        rehearse_module._run(recipe, tmp_path / "run", 1, None, 0)
+
+
 def test_a_rehearsal_stops_resumes_and_says_so(tmp_path):
     recipe = runs.make_recipe(tmp_path, runs.make_corpus(tmp_path))
     words = ["pretrain", "--config", recipe, "--workdir", tmp_path / "run", "--config.mesh.fsdp=2"]
@@ -68,6 +115,7 @@ def test_a_rehearsal_stops_resumes_and_says_so(tmp_path):
     ("device", "mesh", "message"),
     [
         ("v5e:16x16", MeshConfig(), "global_batch_size=64 is not divisible by data\\*fsdp=256"),
+        ("v5e:16x16", MeshConfig(data=32, fsdp=16, dcn=2), "global_batch_size=64 is not divisible by data\\*fsdp=512"),
         ("v5e:4x4", MeshConfig(tensor=5), "16 devices are not divisible by 5"),
         ("v5e", MeshConfig(), "write v5e:4x4"),
         ("v4:4x4", MeshConfig(), "no shape of 3 dimensions; write v4:4x4x4"),
