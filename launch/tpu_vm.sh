@@ -5,9 +5,10 @@
 #     REPOSITORY=https://github.com/you/bert-jax NFS=10.0.0.2:/vol1 \
 #     launch/tpu_vm.sh create pretrain --config configs/bert_base.py --config.data.corpus=/mnt/shared/corpus \
 #         --workdir /mnt/shared/runs/base
-#     launch/tpu_vm.sh watch ...     # the same, and create it again whenever it has been preempted
+#     launch/tpu_vm.sh watch ...     # the same, and create it again whenever it has been preempted; never deletes it
 #     NAME=base ZONE=us-west4-a launch/tpu_vm.sh status | logs | delete
 #
+# A finished run leaves the resource as it is, and it is paid for until `delete`.
 # The corpus and the workdir must lie on a file system that all hosts see: NFS is mounted at /mnt/shared.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -17,7 +18,7 @@ shift
 
 create() {
     : "${TYPE:?such as v5litepod-256}" "${RUNTIME:?such as v2-alpha-tpuv5-lite}" "${REPOSITORY:?to clone}" "${NFS:?host:/path}"
-    local folder options=()
+    local folder options=() code=0
     folder="$(mktemp -d)"
     printf '%s\n' "$REPOSITORY" >"$folder/repository"
     printf '%s\n' "$NFS" >"$folder/nfs"
@@ -26,12 +27,24 @@ create() {
     [ -z "${RESERVED:-}" ] || options+=(--reserved)
     gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="$ZONE" \
         --accelerator-type="$TYPE" --runtime-version="$RUNTIME" "${options[@]}" \
-        --metadata-from-file="startup-script=$here/tpu_vm_startup.sh,bert-jax-repository=$folder/repository,bert-jax-nfs=$folder/nfs,bert-jax-words=$folder/words"
+        --metadata-from-file="startup-script=$here/tpu_vm_startup.sh,bert-jax-repository=$folder/repository,bert-jax-nfs=$folder/nfs,bert-jax-words=$folder/words" || code=$?
     rm -r "$folder"
+    return "$code"
 }
 
+# NONE where there is no such resource; fails where nobody knows.
 state() {
-    gcloud compute tpus queued-resources describe "$NAME" --zone="$ZONE" --format='value(state.state)' 2>/dev/null || echo NONE
+    local errors code=0
+    errors="$(mktemp)"
+    gcloud compute tpus queued-resources describe "$NAME" --zone="$ZONE" --format='value(state.state)' 2>"$errors" || code=$?
+    if [ "$code" -ne 0 ] && grep --quiet NOT_FOUND "$errors"; then
+        echo NONE
+        code=0
+    else
+        cat "$errors" >&2
+    fi
+    rm "$errors"
+    return "$code"
 }
 
 delete() {
@@ -42,9 +55,13 @@ case "$action" in
 create) create "$@" ;;
 watch)
     while true; do
-        case "$(state)" in
-        NONE) create "$@" ;;
-        SUSPENDED | FAILED) delete && create "$@" ;; # preempted: the run goes on from its newest checkpoint
+        # What fails, for want of chips or of an answer, is tried again at the next look.
+        case "$(state || echo UNKNOWN)" in
+        NONE) create "$@" || echo "tpu_vm.sh: $NAME could not be created; trying again" >&2 ;;
+        SUSPENDED | FAILED) # preempted: the run goes on from its newest checkpoint
+            { delete && create "$@"; } || echo "tpu_vm.sh: $NAME could not be created again; trying again" >&2
+            ;;
+        UNKNOWN) echo "tpu_vm.sh: no answer about $NAME; asking again" >&2 ;;
         esac
         sleep "${WATCH_SECONDS:-60}"
     done

@@ -107,8 +107,12 @@ def test_tpu_vm_creates_a_queued_resource_and_again_when_preempted(tmp_path):
     folder = tmp_path / "bin"
     keep = 'for word in "$@"; do case "$word" in --metadata-from-file=*) '
     keep += f'cp "${{word##*=}}" "{tmp_path}/words";; esac; done'
-    states = f'case "$*" in *describe*) n=$(grep -c describe "{folder}/gcloud.log"); [ $n -gt 1 ] || exit 1; '
-    states += "[ $n -eq 2 ] && echo SUSPENDED || echo ACTIVE;; esac"
+    # The n-th answer about the resource; the first request for it and the first deletion fail.
+    answers = ["error UNAVAILABLE", "error NOT_FOUND", "error NOT_FOUND", "SUSPENDED", "SUSPENDED", "ACTIVE"]
+    states = f"answers=({' '.join(map(repr, answers))}); count() {{ grep -c -- \" $1 \" '{folder}/gcloud.log'; }}\n"
+    states += 'case "$4" in describe) n=$(count describe); answer="${answers[$((n > 6 ? 5 : n - 1))]}"\n'
+    states += '[ "${answer% *}" != error ] || { echo "ERROR: ${answer#* }: x" >&2; exit 1; }; echo "$answer";;\n'
+    states += 'create | delete) [ "$(count "$4")" -gt 1 ];; esac'
     stand_in(folder, "gcloud", f"{keep}\n{states}")
     environment = dict(
         NAME="base",
@@ -124,15 +128,20 @@ def test_tpu_vm_creates_a_queued_resource_and_again_when_preempted(tmp_path):
     variables = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"} | environment
     watching = subprocess.Popen([str(script), "watch", "pretrain", "--workdir", "a b"], env=variables)
     log = folder / "gcloud.log"
+
+    def actions():
+        return [line.split()[3] for line in log.read_text().splitlines()]
+
     deadline = time.monotonic() + 30
-    while not log.exists() or log.read_text().count("describe") < 4:
+    while not log.exists() or log.read_text().count("describe") < 7:
+        assert watching.poll() is None, actions()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     watching.kill()
     watching.wait()
-    actions = [line.split()[3] for line in log.read_text().splitlines()]
-    assert actions[:6] == ["describe", "create", "describe", "delete", "create", "describe"]
-    create = log.read_text().splitlines()[1]
+    refused, lost = ["describe", "create"], ["describe", "delete"]  # and both are tried again
+    assert actions()[:11] == ["describe", *refused, "describe", "create", *lost, *lost, "create", "describe"]
+    create = log.read_text().splitlines()[2]
     for word in ("--node-id=base", "--zone=z", "--accelerator-type=v5litepod-256", "--runtime-version=r", "--spot"):
         assert word in create.split()
     assert f"startup-script={LAUNCH}/tpu_vm_startup.sh" in create
