@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax import checksums
-from bert_jax.checkpoint import saved_steps
+from bert_jax.checkpoint import saved_steps, write_json
 from bert_jax.metrics import METRICS, TENSORBOARD
 from bert_jax.reporting import EVENTS, POSITIONS
 from data_prep.errors import InputError
@@ -32,6 +32,7 @@ from data_prep.storage import Folder
 LOGS = (METRICS, POSITIONS, EVENTS, "run.json")
 _ID = ".run_id"  # tells a run from another one that had the same URL before
 _UPLOADED = ".uploaded"  # in the mirror: the newest step that was uploaded from it
+_SENT = ".sent.json"  # in the mirror: SHA-256 of the logs as they were last uploaded from it
 _PAUSES = (1.0, 5.0, 25.0)  # seconds before trying again what a store refused
 
 
@@ -185,11 +186,17 @@ class RunStore:
         _patiently(self._upload_logs)
 
     def _upload_logs(self) -> None:
-        # Read at one stroke: the run may be appending, and some stores mind a file that grows while they read it.
+        """Uploads what is not there yet: of TensorBoard's files, of which every start has its own, mostly one."""
+        there, sent = self._folder.sizes(), json.loads(_content(self.mirror / _SENT) or b"{}")
         boards = sorted((self.mirror / TENSORBOARD).rglob("*"))
         for path in [self.mirror / name for name in LOGS] + [board for board in boards if board.is_file()]:
-            if path.exists():
-                self._folder.write(path.relative_to(self.mirror).as_posix(), path.read_bytes())
+            # Read at one stroke: the run may be appending, and some stores mind a file that grows while they read it.
+            if (content := _content(path)) is not None:
+                name, digest = path.relative_to(self.mirror).as_posix(), hashlib.sha256(content).hexdigest()
+                if (sent.get(name), there.get(name)) != (digest, len(content)):
+                    self._folder.write(name, content)
+                    sent[name] = digest
+        write_json(self.mirror / _SENT, sent)
 
     def _upload_checkpoint(self, step: int) -> None:
         target = self._folder / f"checkpoints/{step}"
@@ -223,7 +230,7 @@ class RunStore:
             target.remove()
 
     def _fetch_files(self, listing: dict[str, int]) -> None:
-        for name in LOGS:
+        for name in (*LOGS, _SENT):
             (self.mirror / name).unlink(missing_ok=True)
         wanted = [name for name in listing if name in (*LOGS, "config.json") or name.startswith("tokenizer/")]
         self._folder.download([(name, self.mirror / name) for name in wanted])

@@ -99,6 +99,39 @@ def test_what_the_store_did_not_take_counts_unless_somebody_went_on_elsewhere(st
     assert Folder("memory://bucket/run").read("metrics.jsonl") == b"of one"
 
 
+def test_a_log_goes_up_when_it_has_changed_and_not_again(store, monkeypatch):
+    written, real = [], Folder.write
+
+    def write(self, name, content):
+        written.append(name)
+        real(self, name, content)
+
+    def sent():
+        names = {name for name in written if name not in (".run_id", "config.json", checksums.FILE)}
+        written.clear()
+        return names
+
+    one = store("one")
+    begin(one)
+    monkeypatch.setattr(Folder, "write", write)
+    logs = {"metrics.jsonl": "0", "events.jsonl": "a", "run.json": "{}", "tensorboard/first": "x"}
+    for step, changed in ((0, logs), (5, {"metrics.jsonl": "1"}), (10, {"tensorboard/second": "y"}), (15, {})):
+        for name, text in changed.items():
+            (one.mirror / name).parent.mkdir(exist_ok=True)
+            (one.mirror / name).write_text(text)
+        save(one, step)
+        one.upload(step, ALL)
+        assert sent() == set(changed)
+    begin(store("one"))
+    assert sent() == set()
+    (one.mirror / "run.json").write_text("finished")  # and the store refused
+    begin(store("one"))
+    assert sent() == {"run.json"}
+    real(Folder("memory://bucket/run"), "events.jsonl", b"of another machine, without a checkpoint")
+    begin(store("one"))
+    assert sent() == {"events.jsonl"} and Folder("memory://bucket/run").read("events.jsonl") == b"a"
+
+
 def test_a_mirror_of_another_run_that_had_the_url_is_not_used(store):
     one = store("one")
     begin(one)
