@@ -54,13 +54,14 @@ class Reporter:
         self.restart(start)
 
     def restart(self, start: int) -> None:
-        """Goes on from `start` updates: what was written about later ones is cut."""
+        """Goes on from `start` updates: what was written about later ones is cut, and where the run reads at `start`,
+        which `position` is to say anew: it may have gone back there and passed rows over, and now not do so."""
         if self.leader:
             if self._metrics is not None:
                 self._metrics.close()
             self._metrics = MetricsFile(self._workdir, start)
-            for name, updates in ((POSITIONS, start + 1), (EVENTS, start)):
-                cut_lines(self._workdir / name, updates)
+            for name in (POSITIONS, EVENTS):
+                cut_lines(self._workdir / name, start)
         self._start, self._began = start, time.monotonic()
         self._clock = self._began
 

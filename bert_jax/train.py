@@ -168,6 +168,7 @@ def _train(run: _Run, watchdog: Watchdog, stop: StopSignal) -> int:
         reporter = Reporter(run.workdir, config, run.corpora, start)
         if restored:
             state, ledger = restored
+            reporter.position(start, ledger.position)
             say(f"resuming {run.name} at step {start}", leader)
         else:
             state = create_state(config, run.mesh, run.given)

@@ -160,6 +160,25 @@ def test_many_bad_batches_are_gone_back_from_and_passed_over_also_when_killed(re
     assert read_lines(tmp_path / "killed" / "events.jsonl") == events
 
 
+# Rows of blocks 1 and 3: steps 2 and 3 are no numbers, and after going back the steps 5 and 6.
+TWO_BAD_STRETCHES = {"poison": [[0, 0, 1, 0, 1000], [0, 0, 3, 0, 29]]}
+NO_CHECKPOINTS = ("--config.train.checkpoint_every=100", "--config.train.eval_every=0")
+
+
+def test_inspect_shows_what_was_trained_when_a_restart_does_not_go_back(recipe, tmp_path):
+    """Killed after going back to step 0, and gone on with where so few bad steps are borne."""
+    run, kill = tmp_path / "run", {"where": "step", "nth": 7, "what": "kill"}
+    code, said = train(recipe, run, "--config.train.max_skipped=2", *NO_CHECKPOINTS, fault=TWO_BAD_STRETCHES | kill)
+    assert code == KILLED and "going back here" in said, said
+    more = ("--config.train.max_skipped=9", "--change", "train.max_skipped", *NO_CHECKPOINTS)
+    code, said = train(recipe, run, *more, fault=TWO_BAD_STRETCHES | kill)
+    assert code == KILLED and "going back here" not in said, said
+    config = checkpoint.read_config(run)
+    (shown,), _ = batches(config, run, 3, 1)
+    (trained,), _ = batches(config, None, 3, 1)
+    assert all(np.array_equal(shown[name], trained[name]) for name in trained)
+
+
 def test_a_checkpoint_that_is_declined_ends_with_75_and_the_same_command_goes_on(recipe, whole, tmp_path):
     code, said = train(recipe, tmp_path / "run", fault={"decline": 3})
     assert code == 75 and "Traceback" not in said, said
