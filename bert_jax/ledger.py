@@ -57,13 +57,16 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-    """See above; `position` is where the next step reads, `tokens` and `examples` what all steps so far have read."""
+    """See above; `position` is where the next step reads, `tokens` and `examples` what all steps so far have read.
+    `went_back` says that since the newest checkpoint, but for those that a signal asked for, the run has gone back.
+    """
 
     position: Position
     tokens: int = 0
     examples: int = 0
     losses: Losses = Losses()
     best: Best | None = None
+    went_back: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored in a checkpoint."""
@@ -78,6 +81,7 @@ class Ledger:
             examples=fields["examples"],
             losses=Losses(**fields.get("losses", {})),  # checkpoints of format 1 have neither
             best=Best(**fields["best"]) if fields.get("best") else None,
+            went_back=fields.get("went_back", False),
         )
 
     def with_evaluation(self, step: int, held_out: dict[str, float]) -> "Ledger":
@@ -96,4 +100,4 @@ class Ledger:
             if low < high:
                 parts.append((low, high - low))
         position = dataclasses.replace(self.position, skip=(*self.position.skip, *parts))
-        return dataclasses.replace(self, position=position)
+        return dataclasses.replace(self, position=position, went_back=True)

@@ -135,10 +135,10 @@ def train(
         checkpoints.wait()
         restored = checkpoints.restore_newest(abstract)
         assert restored is not None  # step 0 always is
-        first, skip = min(ended.rows), ledger.position.skip
+        first, again = min(ended.rows), ledger.went_back
         state, ledger = restored
         start = int(state.step)
-        if any(step >= start for step, _ in skip):
+        if again:
             return DIVERGED, ledger
         ends = list(itertools.accumulate(phase.num_steps for phase in config.phases()))
         ledger = ledger.passing_over(first, len(ended.rows), ends)
@@ -222,8 +222,8 @@ def _advance(
             last = updates == total
             stopping = not last and stop.agreed(updates)
             evaluating = last or (config.train.eval_every > 0 and updates % config.train.eval_every == 0)
-            saving = stopping or last or updates % config.train.checkpoint_every == 0
-            if not (evaluating or saving):
+            saving = last or updates % config.train.checkpoint_every == 0
+            if not (evaluating or saving or stopping):
                 continue
             take(pending)
             pending = None
@@ -241,11 +241,14 @@ def _advance(
                     ledger = ledger.with_evaluation(updates, held_out)
                     best = ledger.best is not None and ledger.best.step == updates
             # While losses are no numbers, the newest checkpoint must stay one from before.
-            if last or ((saving or best) and not bad):
+            if last or ((saving or best or stopping) and not bad):
                 watchdog.at("save", step)
+                if saving or best:  # a signal changes nothing of what the run does
+                    ledger = dataclasses.replace(ledger, went_back=False)
                 reporter.position(updates, ledger.position)
                 card.end("running", ledger)
-                checkpoints.save(updates, state, ledger, checkpoint.config_json(config), only_best=not saving)
+                only_best = not (saving or stopping)
+                checkpoints.save(updates, state, ledger, checkpoint.config_json(config), only_best=only_best)
             reporter.tick()
             if stopping:
                 return STOPPED, ledger

@@ -165,6 +165,17 @@ TWO_BAD_STRETCHES = {"poison": [[0, 0, 1, 0, 1000], [0, 0, 3, 0, 29]]}
 NO_CHECKPOINTS = ("--config.train.checkpoint_every=100", "--config.train.eval_every=0")
 
 
+def test_going_back_twice_without_a_checkpoint_ends_with_3_also_when_stopped_in_between(recipe, tmp_path):
+    """The checkpoint that the signal asks for lies between the two."""
+    overrides = ("--config.train.max_skipped=2", *NO_CHECKPOINTS)
+    assert train(recipe, tmp_path / "whole", *overrides, fault=TWO_BAD_STRETCHES)[0] == 3
+    stop = {"where": "step", "nth": 8, "what": "stop"}
+    assert train(recipe, tmp_path / "run", *overrides, fault=TWO_BAD_STRETCHES | stop)[0] == 75
+    assert checkpoint.saved_steps(tmp_path / "run") == [0, 5]
+    code, said = train(recipe, tmp_path / "run", *overrides, fault=TWO_BAD_STRETCHES)
+    assert code == 3, said
+
+
 def test_inspect_shows_what_was_trained_when_a_restart_does_not_go_back(recipe, tmp_path):
     """Killed after going back to step 0, and gone on with where so few bad steps are borne."""
     run, kill = tmp_path / "run", {"where": "step", "nth": 7, "what": "kill"}

@@ -57,10 +57,12 @@ def test_no_numbers_are_counted_and_leave_the_mean_alone(loss, norm):
     assert (after.skipped, after.skipped_in_a_row) == (3, 0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 5))), st.floats(0, 10), st.integers(0, 10**9))
-def test_a_ledger_survives_its_json(skip, mean, tokens):
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 5))), st.floats(0, 10), st.integers(0, 10**9), st.booleans()
+)
+def test_a_ledger_survives_its_json(skip, mean, tokens, went_back):
     position = Position(1, (Place(1, 2, 3), Place(4, 5, 6)), tuple(skip))
-    ledger = Ledger(position, tokens, 5, Losses(1, 7, mean, mean / 3, 2, 1), Best(5, 0, mean))
+    ledger = Ledger(position, tokens, 5, Losses(1, 7, mean, mean / 3, 2, 1), Best(5, 0, mean), went_back)
     assert Ledger.from_json(ledger.to_json()) == ledger
 
 
