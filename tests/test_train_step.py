@@ -188,16 +188,19 @@ def test_state_is_described_without_being_made():
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_a_loss_that_is_no_number_moves_nothing_and_the_step_counts(accumulation, bad):
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, "the gradient alone"])
+def test_a_loss_or_gradient_that_is_no_number_moves_nothing_and_the_step_counts(accumulation, bad):
     config = small_bert.run_config(accumulation=accumulation)
     batch = small_bert.packed_batch(config.model, 8)
     step = make_train_step(config, MESH, small_bert.already_masked)
     state, _ = step(create_state(config, MESH, small_bert.random_params(config.model, "nsp")), batch)
     before = jax.tree.map(np.array, state)  # copies: the state is donated
-    before.params["mlm"]["decoder"]["bias"][5] = bad
+    if bad == "the gradient alone":
+        before.params["nsp"]["kernel"] *= 1e30  # so is the loss then, and the squares of the gradient are too large
+    else:
+        before.params["mlm"]["decoder"]["bias"][5] = bad
     after, metrics = step(jax.device_put(before), batch)
-    assert not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"])
+    assert np.isfinite(metrics["loss"]) == (bad == "the gradient alone") and not np.isfinite(metrics["grad_norm"])
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         expected = old if np.issubdtype(old.dtype, np.floating) else old + 1  # whole numbers count steps
         np.testing.assert_array_equal(new, expected, err_msg=jax.tree_util.keystr(path))

@@ -132,6 +132,27 @@ def test_no_block_is_planned_twice(monkeypatch):
     assert len(planned) == len(set(planned))
 
 
+def test_going_on_plans_two_or_three_blocks_however_far_the_run_is(monkeypatch):
+    split, planned = random_split(2, documents=60), []
+    walking = loader(split)
+    position = walking.start()
+    for step in range(100):
+        position = walking.skip(position, step)
+    assert position.corpora[0].epoch >= 1 or position.corpora[0].block > 5
+
+    def counting(split, settings, seed, epoch, block):
+        planned.append((epoch, block))
+        return plan_block(split, settings, seed, epoch, block)
+
+    monkeypatch.setattr("bert_jax.data.read.plan_block", counting)
+    batches = loader(split).batches(position, 100, np.arange)
+    arrays, _ = next(batches)
+    batches.close()
+    assert 1 <= len(planned) <= 3
+    expected, _ = walking.batch(position, 100, np.arange(8))
+    assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
+
+
 def test_a_corpus_smaller_than_a_batch_repeats_in_new_pairs():
     split = random_split(5, documents=3, sentences=(2, 4))
     arrays, position = loader(split, size=64).batch(Position(), 0, np.arange(64))
