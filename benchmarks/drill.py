@@ -37,6 +37,7 @@ os.environ |= {
 import faulty_program
 import training_runs as runs
 from compiling import QUICK
+from small_corpora import tree
 
 import bert_jax.train  # imported once: every run is a fork of this process  # noqa: F401
 from bert_jax import checkpoint, cli
@@ -146,6 +147,14 @@ class Drill:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self.note("disk full in a save", 1, code == 75 and self.run(workdir) == 0, workdir)
 
+    def refused(self) -> None:
+        """Gone on with as another run: refused, and nothing is touched."""
+        workdir = self.new()
+        stopped = self.run(workdir, {"where": "save", "nth": 6, "what": "kill"}) == -signal.SIGKILL
+        before = tree(workdir)
+        survived = stopped and self.run(workdir, None, "--config.seed=1") == 2 and tree(workdir) == before
+        self.note("restarted with another seed", 1, survived and self.run(workdir) == 0, workdir)
+
     def hang(self, stage: str) -> None:
         workdir = self.new()
         limits = ("--config.watchdog.warn_seconds=1", f"--config.watchdog.stop_seconds={max(5, self.seconds)}")
@@ -247,6 +256,7 @@ def main() -> int:
         for name, damage in (("bit-flipped", flip), ("truncated", truncate), ("half-deleted", half_delete)):
             drill.damaged(name, damage)
         drill.full_disk()
+        drill.refused()
         drill.poisoned()
         for stage in ("data", "save", "evaluate"):
             drill.hang(stage)
