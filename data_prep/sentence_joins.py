@@ -167,10 +167,11 @@ def _is_ordinal(end: str, after: str, rules: _Language, whole: bool) -> bool:
     if following in _COUNTED:
         return True
     words = end[-_TAIL:].split()
+    first = words[0]
     while words and (_COUNT.fullmatch(words[-1].lstrip(_QUOTES)) or words[-1] in _AND):
         words.pop()
     if not words:  # a line begins with it: an ordinal or the number of an item, never a sentence
-        return whole and len(end) <= _TAIL
+        return whole and len(end) <= _TAIL and first not in _AND
     return words[-1].lstrip(_QUOTES).lower() in _WHICH and following not in rules.openings
 
 

@@ -36,6 +36,7 @@ Der 1. FC Köln gewann. | Der 2. Weltkrieg begann.
 1. FC Nürnberg gegen Bayern.
 Am 3. Okt. 2020 war es so weit. | Freitag, 13. Mai: Regen.
 Das steht im 2. und 3. Band. | Sie feiert ihren 50. Geburtstag.
+bis 10. | Anhand der Berichte wird geprüft.
 Er kam 2019. | Danach ging er wieder.
 Sie war 19. | Er war 20. | Karl war 21.
 Heute ist der 13. | Wenn es regnet, bleiben wir.
