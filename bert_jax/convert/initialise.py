@@ -11,8 +11,9 @@ import numpy as np
 from bert_jax.checkpoint import SavedModel
 from bert_jax.config import Config, ModelConfig
 from bert_jax.convert.extending import extend
-from bert_jax.convert.importing import fresh_parts, open_model
+from bert_jax.convert.importing import open_model
 from bert_jax.convert.mapping import Params
+from bert_jax.convert.reading import fresh_parts
 from bert_jax.model.bert import abstract_params
 from bert_jax.own_tokenizer import own_tokenizer
 from bert_jax.run_copy import local_run

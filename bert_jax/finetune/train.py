@@ -17,7 +17,8 @@ import optax
 from bert_jax import checkpoint
 from bert_jax.checkpoint import SavedModel
 from bert_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
-from bert_jax.convert.importing import fresh_parts, open_model
+from bert_jax.convert.importing import open_model
+from bert_jax.convert.reading import fresh_parts
 from bert_jax.finetune.classification import classification, regression
 from bert_jax.finetune.encode import batch, bucket_lengths, epoch_batches
 from bert_jax.finetune.infer import all_logits
