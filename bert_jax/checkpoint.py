@@ -47,7 +47,8 @@ class SavedModel:
 
     `objective` is `nsp`, `sop` or `mlm`, or the task of a fine-tuned model; `params` a nested dict of float32 arrays on
     the host; `card` the labels and settings of a fine-tuned model, or empty; `dtypes` says of which kind each tensor of
-    an imported model was that was not float32 (its Hugging Face name to `float16` or `bfloat16`).
+    an imported model was that was not float32 (its Hugging Face name to `float16` or `bfloat16`); `carried` holds what
+    an imported model brought and does not use itself (a pooler, say), for the way back.
     """
 
     config: ModelConfig
@@ -57,6 +58,12 @@ class SavedModel:
     step: int
     card: dict[str, Any]
     dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
+    carried: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """All arrays in one tree, the carried ones under `carried`: as they are stored."""
+        return self.params | ({"carried": self.carried} if self.carried else {})
 
 
 def os_error_numbers(error: Exception) -> list[int]:
@@ -179,8 +186,8 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
         except Exception as error:  # whatever Orbax, TensorStore or the file system says of damaged files
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"{path} cannot be read ({reason[:120]}); choose another with --step") from None
-    card, dtypes = run.get("card", {}), run.get("dtypes", {})
-    return SavedModel(config.model, config.data.objective, params, directory / "tokenizer", step, card, dtypes)
+    card, dtypes, carried = run.get("card", {}), run.get("dtypes", {}), params.pop("carried", {})
+    return SavedModel(config.model, config.data.objective, params, directory / "tokenizer", step, card, dtypes, carried)
 
 
 def save_model(directory: str | Path, model: SavedModel) -> None:
@@ -205,7 +212,7 @@ def write_model(directory: Path, model: SavedModel) -> None:
     dtypes = {"dtypes": model.dtypes} if model.dtypes else {}
     write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card} | dtypes)
     shutil.copytree(model.tokenizer_dir, directory / "tokenizer")
-    _write_arrays(directory, model.step, model.params)
+    _write_arrays(directory, model.step, model.arrays)
     checksums.write(directory / "checkpoints" / str(model.step))
 
 

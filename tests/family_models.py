@@ -52,9 +52,4 @@ def make(family, kind, seed=0, scale=0.3, **changes):
     for name, parameter in model.named_parameters():
         norm = "norm" in name.lower() and name.endswith("weight")
         torch.nn.init.normal_(parameter, mean=1.0 if norm else 0.0, std=scale)
-    if not model.config.tie_word_embeddings:  # of two biases the decoder's own is used, and ours keeps one
-        for head in (getattr(model, "cls", None), getattr(model, "lm_head", None)):
-            head = getattr(head, "predictions", head)
-            if head is not None:
-                head.bias.data.copy_(head.decoder.bias.data)
     return model

@@ -11,10 +11,12 @@ TABLE = (
     *embeddings("bert"),
     *bert_layers("bert"),
     *dense("pooler", "bert.pooler.dense"),
+    *dense("carried/pooler", "bert.pooler.dense"),  # beside a head that does not use it
     *dense("mlm/transform", "cls.predictions.transform.dense"),
     *norm("mlm/norm", "cls.predictions.transform.LayerNorm"),
     Row("mlm/decoder/embedding", "cls.predictions.decoder.weight", "table", vocabulary=True),  # untied only
     Row("mlm/decoder/bias", "cls.predictions.bias", "vector", vocabulary=True),
+    Row("carried/decoder_bias", "cls.predictions.bias", "vector", vocabulary=True),  # untied, beside the decoder's own
     *dense("nsp", "cls.seq_relationship"),
     *dense("classifier", "classifier"),
     *dense("tagger", "classifier"),

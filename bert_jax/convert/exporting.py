@@ -77,7 +77,7 @@ def to_hf(
         inputs = gate.probe_inputs(model.config)
         model = _on_device(model)
         exact = gate.model_outputs(model, inputs) if form.dtype in _HALVES else None
-        _round(model.params, [form.dtype])
+        _round(model.arrays, [form.dtype])
         dtype = _write_model(partial, model, tokenizer.pad_id, form)
         outputs = gate.check(partial, model, inputs)
         write_arrays(partial / PROBE_FILE, inputs | outputs)
@@ -88,14 +88,17 @@ def to_hf(
         (partial / "README.md").write_text(card)
 
         # Of the model only shapes are needed now: two of a large one do not fit where one does.
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), model.params)
-        model = dataclasses.replace(model, params=shapes)
+        params, carried = (
+            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), tree)
+            for tree in (model.params, model.carried)
+        )
+        model = dataclasses.replace(model, params=params, carried=carried)
         for narrow in (False, True):
             trial = partial / "trial"
             trial.mkdir()
             stand_in = gate.stand_in(model, narrow)
             # What is exact in bfloat16, and in float16 after that, is so in whatever kinds an imported model mixes.
-            _round(stand_in.params, _HALVES if form.dtype == AUTO and model.dtypes else [form.dtype])
+            _round(stand_in.arrays, _HALVES if form.dtype == AUTO and model.dtypes else [form.dtype])
             _write_model(trial, stand_in, tokenizer.pad_id, form)
             gate.check_nothing_lost(trial, stand_in)
             gate.check(trial, stand_in, gate.stand_in_inputs(model.config))
@@ -109,7 +112,7 @@ def _on_device(model: SavedModel) -> SavedModel:
     def move(tree: Params) -> Params:
         return {name: move(part) if isinstance(part, dict) else gate.on_device(part) for name, part in _emptied(tree)}
 
-    return dataclasses.replace(model, params=move(model.params))
+    return dataclasses.replace(model, params=move(model.params), carried=move(model.carried))
 
 
 def _emptied(tree: Params):
@@ -150,7 +153,7 @@ def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) ->
     objective = {"sop": "nsp", "regression": "classification"}.get(model.objective, model.objective)
     tensors = {
         name: dataclasses.replace(tensor, dtype=model.dtypes.get(name, "float32") if form.dtype == AUTO else form.dtype)
-        for name, tensor in to_tensors(family, model.config, model.params).items()
+        for name, tensor in to_tensors(family, model.config, model.arrays).items()
     }
     kinds = [tensor.dtype for tensor in tensors.values()]
     usual = max(DTYPES, key=kinds.count)
@@ -161,12 +164,13 @@ def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) ->
         "torch_dtype": usual,
     }
     if model.objective in ("classification", "regression", "tagging"):
-        labels = [str(label) for label in model.card["labels"]] or ["LABEL_0"]
+        labels = [str(label) for label in model.card["labels"]] or [model.card.get("output", "LABEL_0")]
         fields["id2label"] = {str(i): label for i, label in enumerate(labels)}
         fields["label2id"] = {label: i for i, label in enumerate(labels)}
     if model.objective in ("classification", "regression"):
-        problem = "regression" if model.objective == "regression" else "single_label_classification"
-        fields["problem_type"] = problem
+        usual_problem = "regression" if model.objective == "regression" else "single_label_classification"
+        problem = model.card.get("problem_type", usual_problem)  # an imported one's may be unsaid
+        fields |= {"problem_type": problem} if problem else {}
     write_directory(directory, fields, tensors, form.max_shard_size)
     return usual
 

@@ -23,7 +23,7 @@ from bert_jax.convert.families import FAMILIES
 from bert_jax.convert.hf_files import open_tensors
 from bert_jax.convert.mapping import Params, leaves, nest
 from bert_jax.convert.reference import InconsistentFiles, forward
-from bert_jax.model.bert import bind
+from bert_jax.model.bert import bind, bind_encoder
 from bert_jax.model.classifier import classifier_logits
 from bert_jax.model.token_heads import token_logits
 
@@ -72,9 +72,23 @@ def probe_inputs(config: ModelConfig, seed: int = 0) -> Probe:
 
 @functools.lru_cache(maxsize=4)
 def _outputs(config: ModelConfig, objective: str) -> Callable[[Params, Mapping[str, jax.Array]], dict[str, jax.Array]]:
-    """Jitted: params and a batch to the outputs under transformers' names."""
+    """Jitted: arrays and a batch to the outputs under transformers' names, with that of a pooler that is carried."""
 
-    def outputs(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def outputs(arrays: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        params = {name: part for name, part in arrays.items() if name != "carried"}
+        found = of_class(params, batch)
+        if "pooler" in arrays.get("carried", {}):
+            parts = {
+                "embeddings": params["embeddings"],
+                "layers": params["layers"],
+                "pooler": arrays["carried"]["pooler"],
+            }
+            bert = bind_encoder(config, "nsp", parts)
+            first = jnp.zeros((batch["input_ids"].shape[0], 1), jnp.int32)
+            found["pooler_output"] = bert.pool(bert.encode(batch), first)[:, 0]
+        return found
+
+    def of_class(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         if objective == "tagging":
             return {"logits": token_logits(config, params, batch)}
         if objective == "qa":
@@ -124,7 +138,7 @@ def model_outputs(model: SavedModel, inputs: Mapping[str, np.ndarray]) -> dict[s
     run = _outputs(dataclasses.replace(model.config, dtype="float32"), model.objective)
     with jax.default_matmul_precision("highest"):
         return jax.tree.map(
-            np.asarray, run(model.params, {k: jax.numpy.asarray(v, np.int32) for k, v in batch.items()})
+            np.asarray, run(model.arrays, {k: jax.numpy.asarray(v, np.int32) for k, v in batch.items()})
         )
 
 
@@ -180,15 +194,16 @@ def stand_in(model: SavedModel, narrow: bool, seed: int = 0) -> SavedModel:
         if path.endswith("/embedding"):
             values *= _NARROW if narrow else 0.1
         elif path.endswith("/kernel"):
-            values *= weight / size if path.startswith("pooler/") else weight
+            values *= weight / size if "pooler/" in path else weight
         else:
             values *= 0.2
             values += 1.0 if path.endswith("/scale") else 0.0
             values *= size if path.startswith(("embeddings/", "layers/", "mlm/transform/")) else 1.0
         return on_device(values)
 
-    pairs = [(path, numbers(path, leaf.shape)) for path, leaf in leaves(model.params)]
-    return dataclasses.replace(model, params=nest(pairs))
+    params = nest((path, numbers(path, leaf.shape)) for path, leaf in leaves(model.arrays))
+    carried = params.pop("carried", {})
+    return dataclasses.replace(model, params=params, carried=carried)
 
 
 def stand_in_inputs(config: ModelConfig, seed: int = 1) -> Probe:
@@ -216,12 +231,13 @@ def check_nothing_lost(directory: Path, model: SavedModel) -> None:
     """
     vocab, family = model.config.vocab_size, FAMILIES[model.config.family]
     size, expected = 0, 0.0
-    for row, leaf in family.rows(model.params):
+    for row, leaf in family.rows(model.arrays):
         whole = np.asarray(leaf)
         for part in whole if row.stacked else [whole[:vocab] if row.vocabulary else whole]:
             size, expected = size + part.size, expected + _magnitude(part)
     tensors = open_tensors(directory, family.prefix, family.heads, family.renamed)
-    names = set(tensors.names()).difference(family.copies(tensors.names()))  # those are written twice
+    written_twice = {} if "decoder_bias" in model.carried else family.copies(tensors.names())
+    names = set(tensors.names()).difference(written_twice)
     count, total = 0, 0.0
     for name in names:
         tensor = tensors.read(name)

@@ -17,6 +17,8 @@ from bert_jax.model.token_heads import HEADS, token_head_shapes
 from bert_jax.own_tokenizer import own_tokenizer
 from data_prep.errors import InputError
 
+_MOST_LABELS = 10**6
+
 
 def from_hf(directory: str | Path, output: str | Path) -> None:
     """Imports a Hugging Face directory (config.json, safetensors, tokenizer) and writes a model directory of ours.
@@ -80,7 +82,8 @@ def read_hf(directory: Path) -> SavedModel:
         objective = _objective_of(family, objective, tensors)
         shapes = abstract_params(config, objective)
     params = read_params(family, config, objective, shapes, tensors, directory)
-    return SavedModel(config, objective, params, directory, 0, card, dtypes(family, config, params, tensors))
+    kinds, carried = dtypes(family, config, params, tensors), params.pop("carried", {})
+    return SavedModel(config, objective, params, directory, 0, card, kinds, carried)
 
 
 def _architecture(fields: dict[str, Any], where: Path) -> tuple[Family, str]:
@@ -102,26 +105,30 @@ def _architecture(fields: dict[str, Any], where: Path) -> tuple[Family, str]:
 
 
 def _card(fields: dict[str, Any], where: Path) -> dict[str, Any]:
-    """Task and labels of a sequence classifier."""
+    """Task and labels of a sequence classifier, and what it says of its outputs."""
     labels, problem = _labels(fields, where), fields.get("problem_type")
     if problem == "multi_label_classification":
         raise InputError(f"{where}: problem_type {problem} is not supported; each row must have one label")
-    if len(labels) == 1 or problem == "regression":
-        if len(labels) > 1:
-            raise InputError(f"{where}: a regression of {len(labels)} numbers is not supported; there must be one")
-        return {"task": "regression", "labels": []}
-    return {"task": "classification", "labels": labels}
+    if problem not in (None, "regression", "single_label_classification"):
+        raise InputError(f"{where}: problem_type is {problem!r}; it must be regression or single_label_classification")
+    if len(labels) > 1 and problem == "regression":
+        raise InputError(f"{where}: a regression of {len(labels)} numbers is not supported; there must be one")
+    if len(labels) > 1:
+        return {"task": "classification", "labels": labels, "problem_type": problem}
+    return {"task": "regression", "labels": [], "output": labels[0], "problem_type": problem}
 
 
 def _labels(fields: dict[str, Any], where: Path) -> list[str]:
-    """Names of the labels, in the order of their numbers."""
-    names = fields.get("id2label")
+    """Names of the labels, in the order of their numbers; at least one."""
+    names, count = fields.get("id2label"), fields.get("num_labels", 2)
     if names is None:
-        names = {str(i): f"LABEL_{i}" for i in range(fields.get("num_labels", 2))}
-    try:
-        return [names[str(i)] for i in range(len(names))]
-    except (KeyError, TypeError):
-        raise InputError(f"{where}: id2label is {names!r}; it must map 0, 1, ... to names") from None
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= _MOST_LABELS:
+            raise InputError(f"{where}: num_labels is {count!r}; it must be a number of labels")
+        return [f"LABEL_{i}" for i in range(count)]
+    given = isinstance(names, dict) and [names.get(str(i)) for i in range(len(names))]
+    if not given or not all(isinstance(name, str | int | float) for name in given):
+        raise InputError(f"{where}: id2label is {names!r}; it must map 0, 1, ... to names")
+    return [str(name) for name in given]
 
 
 def _objective_of(family: Family, objective: str, tensors: Tensors) -> str:

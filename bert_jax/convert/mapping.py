@@ -19,6 +19,7 @@ Shape = tuple[int, ...]
 Params = dict[str, Any]
 
 LAYER = "{layer}"
+CARRIED = "carried/"  # how our paths of what a model brings and does not use begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Row:
     def stacked(self) -> bool:
         """Whether ours holds all layers."""
         return LAYER in self.theirs
+
+    @property
+    def carried(self) -> bool:
+        """Whether the model does not use it."""
+        return self.ours.startswith(CARRIED)
 
     def names(self, num_layers: int) -> list[str]:
         """Names of the tensors of this row, a layer each or just one."""
@@ -163,15 +169,16 @@ class Tensor:
 def to_tensors(family: Family, config: ModelConfig, params: Params) -> dict[str, Tensor]:
     """Our parameters as their tensors, by name."""
     tensors: dict[str, Tensor] = {}
+    carried: dict[str, Tensor] = {}
     for row, array in family.rows(params):
         shape = row.shape(array.shape[1:] if row.stacked else array.shape, config.vocab_size)
         for layer, name in enumerate(row.names(config.num_layers)):
-            place = layer if row.stacked else None
-            tensors[name] = Tensor(shape, functools.partial(_tensor, row, array, place, config.vocab_size))
+            make = functools.partial(_tensor, row, array, layer if row.stacked else None, config.vocab_size)
+            (carried if row.carried else tensors)[name] = Tensor(shape, make)
     if not config.tie_word_embeddings:
         # transformers gives an untied decoder a bias of its own, which is the one in use, and keeps the other.
         tensors |= {copy: tensors[original] for copy, original in family.copies(tensors).items()}
-    return tensors
+    return tensors | carried
 
 
 def _tensor(row: Row, array: Any, layer: int | None, vocab_size: int) -> np.ndarray:

@@ -238,7 +238,8 @@ def forward(directory: str | Path, inputs: Mapping[str, Array]) -> dict[str, Arr
     Returns:
       float64; for BertForPreTraining `prediction_logits` [B,S,V] and `seq_relationship_logits` [B,2], for a class
       for masked words `logits` [B,S,V], for sequence classification `logits` [B, labels], for tokens [B,S, labels],
-      for a discriminator [B,S], for question answering `start_logits` and `end_logits` [B,S].
+      for a discriminator [B,S], for question answering `start_logits` and `end_logits` [B,S]; and `pooler_output` [B,D]
+      of a pooler that the class does not use.
 
     Raises:
       InconsistentFiles: the files do not fit together.
@@ -247,7 +248,11 @@ def forward(directory: str | Path, inputs: Mapping[str, Array]) -> dict[str, Arr
     config = _read_config(directory)
     (architecture,) = config["architectures"]
     t = _Tensors(directory)
-    outputs = _outputs(t, config, architecture, _encode(t, config, inputs))
+    hidden = _encode(t, config, inputs)
+    outputs = _outputs(t, config, architecture, hidden)
+    above = _LAYERS[config["model_type"]].above.split(".")[0]
+    if f"{above}.pooler.dense.weight" in t.left:  # beside a class that does not use it
+        outputs["pooler_output"] = np.tanh(t.dense(hidden[:, 0], f"{above}.pooler.dense", config["hidden_size"]))
     if t.left:
         raise InconsistentFiles(f"tensor {min(t.left)} belongs to nothing in {architecture}")
     return outputs

@@ -15,10 +15,12 @@ from data_prep.errors import InputError
 TABLE = (
     *embeddings("roberta"),
     *bert_layers("roberta"),
+    *dense("carried/pooler", "roberta.pooler.dense"),  # pretrained, and used by no head
     *dense("mlm/transform", "lm_head.dense"),
     *norm("mlm/norm", "lm_head.layer_norm"),
     Row("mlm/decoder/embedding", "lm_head.decoder.weight", "table", vocabulary=True),  # untied only
     Row("mlm/decoder/bias", "lm_head.bias", "vector", vocabulary=True),
+    Row("carried/decoder_bias", "lm_head.bias", "vector", vocabulary=True),  # untied, beside the decoder's own
     *dense("pooler", "classifier.dense"),  # a task's, not pretrained
     *dense("classifier", "classifier.out_proj"),
     *dense("tagger", "classifier"),

@@ -127,9 +127,14 @@ def classification_answers(
 def regression_answers(
     model: SavedModel, tokenizer: Tokenizer, path: Path, max_seq_len: int, infer: Infer
 ) -> Iterator[dict[str, Any]]:
-    """For every row of a table its number, called score; as `classification_answers`."""
-    for row in _logits(model, tokenizer, path, max_seq_len, infer):
-        yield {"score": float(row[0])}
+    """For every row of a table its number, called score; as `classification_answers`.
+
+    An imported model with one label that does not call itself a regression gives a logit: the score is its probability,
+    as in transformers' pipeline.
+    """
+    is_logit = model.card.get("problem_type", "regression") != "regression"
+    for (number,) in _logits(model, tokenizer, path, max_seq_len, infer):
+        yield {"score": float(probabilities(np.array([0.0, number]))[1] if is_logit else number)}
 
 
 def _logits(model: SavedModel, tokenizer: Tokenizer, path: Path, max_seq_len: int, infer: Infer) -> np.ndarray:

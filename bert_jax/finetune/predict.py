@@ -34,8 +34,9 @@ def predict(
 ) -> None:
     """Writes one JSON object a line for every row of the input, in its order; the file appears whole or not at all.
 
-    Classification gives `label`, its `score` (probability), and `probabilities` by label; regression gives `score`; of
-    tagging see `tagging_answers`, of qa `question_answers`. Products are float32.
+    Classification gives `label`, its `score` (probability), and `probabilities` by label; regression gives `score`, a
+    probability where an imported model's one label is no regression; of tagging see `tagging_answers`, of qa
+    `question_answers`. Products are float32.
 
     Args:
       model_dir: a fine-tuned model, or a Hugging Face directory with a task head.

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from saved_models import save
+from saved_models import save, saved_model
+from small_bert import random_params
 from wrong_exports import break_tensor, change_config, refuse
 
+from bert_jax import checkpoint
 from bert_jax.convert import ConversionMismatch, Form, exporting, gate, parse_size, to_hf
 from bert_jax.convert.bert import BERT
 from bert_jax.convert.mapping import Row, Tensor
@@ -25,8 +27,8 @@ SQUARE = [
     "pooler/kernel",
     "mlm/transform/kernel",
 ]
-TASK_HEADS = ("classifier/", "tagger/", "span/")
-BIASES = [row.ours for row in BERT.table if row.ours.endswith("/bias") and not row.ours.startswith(TASK_HEADS)]
+OF_OTHERS = ("classifier/", "tagger/", "span/", "carried/")
+BIASES = [row.ours for row in BERT.table if row.ours.endswith("/bias") and not row.ours.startswith(OF_OTHERS)]
 NORMS = ["embeddings/norm", "layers/attention_norm", "layers/mlp_norm", "mlm/norm"]
 
 
@@ -218,6 +220,19 @@ def test_classifiers_pass_the_same_gate(tmp_path, monkeypatch, bias_of):
     break_tensor(monkeypatch, bias_of, np.zeros_like)
     with pytest.raises(ConversionMismatch):
         to_hf(model, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("ours", ["carried/pooler/kernel", "carried/pooler/bias", "carried/decoder_bias"])
+def test_what_is_only_carried_passes_the_same_gate(tmp_path, monkeypatch, ours):
+    """A pooler is square, and a bias that is not in use changes no output."""
+    saved = saved_model(tmp_path, "mlm", tie_word_embeddings=False)
+    bias = np.pad(np.ones(27, np.float32), (0, 101))
+    carried = {"pooler": random_params(saved.config, "nsp", 1)["pooler"], "decoder_bias": bias}
+    checkpoint.save_model(tmp_path / "model", dataclasses.replace(saved, carried=carried))
+    break_tensor(monkeypatch, ours, np.transpose if ours.endswith("kernel") else np.zeros_like)
+    with pytest.raises(ConversionMismatch):
+        to_hf(tmp_path / "model", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
 

@@ -15,6 +15,7 @@ from small_bert import model_config
 from bert_jax import checkpoint
 from bert_jax.config import Config, DataConfig, ExtendConfig, ModelConfig
 from bert_jax.convert import Form, from_hf, open_model, to_hf, torch_files
+from bert_jax.convert.exporting import _write_model
 from bert_jax.convert.importing import read_hf
 from bert_jax.convert.initialise import initial_params
 from bert_jax.convert.mapping import leaves
@@ -180,10 +181,13 @@ def test_untied_decoder(tmp_path, capsys):
     change(tmp_path / "hf", lambda tensors: tensors["cls.predictions.bias"].fill(0.0))
     read = read_hf(tmp_path / "hf")
     np.testing.assert_array_equal(read.params["mlm"]["decoder"]["bias"][:27], decoder["bias"][:27])
-    assert "belongs to nothing here: cls.predictions.bias" in capsys.readouterr().err
+    from_hf(tmp_path / "hf", tmp_path / "two")
+    assert capsys.readouterr().err == ""
+    to_hf(tmp_path / "two", tmp_path / "both")
+    same(load_file(tmp_path / "hf" / "model.safetensors"), load_file(tmp_path / "both" / "model.safetensors"))
     change(tmp_path / "hf", lambda tensors: tensors.pop("cls.predictions.bias"))
     same_trees(read_hf(tmp_path / "hf").params, read.params)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "" and not read_hf(tmp_path / "hf").carried
 
 
 def test_unexpected_tensors_are_named(hf, capsys):
@@ -274,6 +278,54 @@ def test_classifier_comes_back(tmp_path):
     assert (read.objective, read.card["labels"]) == ("classification", ["bad", "good", "so so"])
     same_trees(read.params["layers"], model.params["layers"])
     same_trees(read.params["classifier"], model.params["classifier"])
+
+
+@pytest.mark.parametrize("problem", [None, "regression", "single_label_classification"])
+@pytest.mark.parametrize("names", [["relevance"], ["no", "yes"]])
+def test_what_an_imported_classifier_says_of_its_outputs_comes_back(tmp_path, problem, names):
+    if problem == "regression" and len(names) > 1:
+        return
+    fields = {"problem_type": problem, "id2label": {str(i): name for i, name in enumerate(names)}}
+    model, head = (
+        saved_model(tmp_path, "classification"),
+        {"kernel": np.ones((16, len(names))), "bias": np.ones(len(names))},
+    )
+    model.params["classifier"] = head
+    _write_model(tmp_path, dataclasses.replace(model, card={"labels": names}), 0, Form())
+    change(tmp_path, **fields)
+    (tmp_path / "again").mkdir()
+    _write_model(tmp_path / "again", read_hf(tmp_path), 0, Form())
+    before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in (".", "again"))
+    assert after == before and after.get("problem_type") == problem and after["id2label"] == fields["id2label"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "problem"), [("classification", "single_label_classification"), ("regression", "regression")]
+)
+def test_what_a_classifier_trained_here_says_of_its_outputs(tmp_path, objective, problem):
+    _write_model(tmp_path, saved_model(tmp_path, objective), 0, Form())
+    assert json.loads((tmp_path / "config.json").read_text())["problem_type"] == problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"problem_type": "multi_label_classification"}, "multi_label_classification is not supported; each row must"),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'"),
+        ({"problem_type": "regression"}, "a regression of 3 numbers is not supported"),
+        ({"id2label": None, "num_labels": "3"}, "num_labels is '3'"),
+        ({"id2label": None, "num_labels": 0}, "num_labels is 0"),
+        ({"id2label": {}}, "id2label is {}"),
+        ({"id2label": {"0": "a", "1": ["b"], "2": "c"}}, r"id2label is \{'0': 'a', '1'.* must map"),
+        ({"id2label": {"0": "a", "2": "b"}}, "must map"),
+        ({"id2label": ["a", "b"]}, "must map"),
+    ],
+)
+def test_labels_that_are_none(tmp_path, fields, message):
+    _write_model(tmp_path, saved_model(tmp_path, "classification"), 0, Form())
+    change(tmp_path, **fields)
+    with pytest.raises(InputError, match=message):
+        read_hf(tmp_path)
 
 
 def run_of(model: ModelConfig, init, objective="nsp", seed=0) -> Config:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from family_models import make
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
-from saved_models import save
+from saved_models import save, write_tokenizer
 
 from bert_jax.convert import Form, from_hf, to_hf
 from bert_jax.convert.verify import verify
@@ -86,6 +87,29 @@ def test_text_classification_pipeline_gives_what_predict_gives(tmp_path, pairs):
         assert answer["score"] == pytest.approx(theirs["score"], abs=1e-5)
 
 
+@pytest.mark.parametrize("problem", [None, "regression"])
+def test_one_number_a_text_is_the_pipelines(tmp_path, problem):
+    """A cross-encoder's one label: a probability, or of a regression the number itself; before and after conversion."""
+    write_tokenizer(tmp_path / "theirs")
+    model = make(
+        "bert", "BertForSequenceClassification", vocab_size=27, id2label={0: "relevance"}, problem_type=problem
+    )
+    model.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    from_hf(tmp_path / "theirs", tmp_path / "ours")
+    to_hf(tmp_path / "ours", tmp_path / "hf")
+    pipelines = [
+        transformers.pipeline("text-classification", model=str(tmp_path / name))(TEXTS) for name in ("theirs", "hf")
+    ]
+    for name in ("theirs", "ours", "hf"):
+        predict(tmp_path / name, tmp_path / "rows.jsonl", tmp_path / "out.jsonl")
+        scores = [json.loads(line)["score"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        for answers in pipelines:
+            assert [answer["label"] for answer in answers] == ["relevance"] * len(TEXTS)
+            np.testing.assert_allclose(scores, [answer["score"] for answer in answers], atol=1e-5)
+    assert (min(scores) > 0 and max(scores) < 1) == (problem is None)
+
+
 def test_fill_mask_pipeline_gives_what_fill_mask_gives(tmp_path):
     to_hf(save(tmp_path, "nsp"), tmp_path / "hf")
     text = "the [MASK] is very [MASK] ."
@@ -120,8 +144,6 @@ def test_theirs_ours_theirs_bit_for_bit(tmp_path, kind, files):
     model = getattr(transformers, kind)(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    if files == "untied" and hasattr(model, "cls"):  # of the two the decoder's own is used, and ours keeps one
-        model.cls.predictions.bias.data.copy_(model.cls.predictions.decoder.bias.data)
     save(tmp_path, "mlm")  # for its tokenizer
     load_tokenizer(tmp_path / "words").save(tmp_path / "theirs")
     model.save_pretrained(tmp_path / "theirs", **FILES[files])

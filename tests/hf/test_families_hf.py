@@ -1,16 +1,22 @@
 """Every family's classes: our model and the reference compute what transformers computes, from the same files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+import transformers
 from family_models import CLASSES, make
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from saved_models import write_tokenizer
 
-from bert_jax.convert import gate
+from bert_jax import checkpoint
+from bert_jax.convert import Form, gate, to_hf
 from bert_jax.convert.families import FAMILIES
 from bert_jax.convert.hf_writing import write_directory
 from bert_jax.convert.importing import read_hf
 from bert_jax.convert.mapping import to_tensors
+from bert_jax.convert.verify import verify
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -33,8 +39,79 @@ def test_equal_outputs_and_tensors(tmp_path, family, kind, tied):
         assert (difference[used] if of_tokens else difference).max() <= allowed
 
     fields = FAMILIES[family].config_to_hf(saved.config)
-    write_directory(tmp_path, fields, to_tensors(FAMILIES[family], saved.config, saved.params))
+    write_directory(tmp_path, fields, to_tensors(FAMILIES[family], saved.config, saved.arrays))
     before, after = load_file(tmp_path / "theirs" / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert before.keys() <= after.keys()
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]), name
+
+
+BARE = [
+    ("bert", "BertModel"),
+    ("roberta", "RobertaModel"),
+    ("xlm-roberta", "XLMRobertaModel"),
+    ("distilbert", "DistilBertModel"),
+    ("electra", "ElectraModel"),
+]
+
+
+def ours_from(directory, folder):
+    """What `from-hf` makes of a directory, with a tokenizer of a few words."""
+    tokenizer = write_tokenizer(folder / "words")
+    checkpoint.save_model(folder / "ours", dataclasses.replace(read_hf(directory), tokenizer_dir=tokenizer))
+    return folder / "ours"
+
+
+@pytest.mark.parametrize(("family", "kind"), BARE)
+def test_a_bare_encoder_comes_back(tmp_path, capsys, family, kind):
+    """Every tensor bit for bit, and with them hidden states and the pooler's output; nothing of it is named as lost."""
+    theirs = make(family, kind)
+    theirs.save_pretrained(tmp_path / "theirs")
+    saved = read_hf(tmp_path / "theirs")
+    assert "left out" not in capsys.readouterr().err
+    fields = FAMILIES[family].config_to_hf(saved.config)
+    (tmp_path / "hf").mkdir()
+    write_directory(tmp_path / "hf", fields, to_tensors(FAMILIES[family], saved.config, saved.arrays))
+    again, info = getattr(transformers, kind).from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+    before, after = theirs.state_dict(), again.eval().state_dict()
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    inputs = {name: torch.from_numpy(value) for name, value in gate.probe_inputs(saved.config).items()}
+    with torch.no_grad():
+        for name, expected in theirs(**inputs).items():
+            assert torch.equal(again(**inputs)[name], expected), name
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("bert", "BertForMaskedLM"),
+        ("bert", "BertForTokenClassification"),
+        ("roberta", "RobertaModel"),
+        ("roberta", "RobertaForSequenceClassification"),
+    ],
+)
+def test_a_pooler_that_the_class_does_not_use_comes_back(tmp_path, capsys, family, kind):
+    """Old checkpoints have one; the model beside it computes what it computed."""
+    make(family, kind).save_pretrained(tmp_path / "theirs")
+    weights = tmp_path / "theirs" / "model.safetensors"
+    before, draw = load_file(weights), torch.Generator().manual_seed(5)
+    if kind == "RobertaModel":
+        before = {f"roberta.{name}": tensor for name, tensor in before.items()}
+    for name, shape in (("weight", (24, 24)), ("bias", (24,))):
+        before[f"{family}.pooler.dense.{name}"] = torch.randn(shape, generator=draw)
+    save_file(before, weights, metadata={"format": "pt"})
+    tokenizer = write_tokenizer(tmp_path / "words")
+    checkpoint.save_model(tmp_path / "ours", dataclasses.replace(read_hf(weights.parent), tokenizer_dir=tokenizer))
+    assert "left out" not in capsys.readouterr().err
+    to_hf(tmp_path / "ours", tmp_path / "hf", form=Form(max_shard_size=8000))
+    after = {}
+    for file in (tmp_path / "hf").glob("model*.safetensors"):
+        after |= load_file(file)
+    assert before.keys() <= after.keys()  # a bare one gets a head
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    report, wrong = verify(tmp_path / "hf")
+    assert wrong is None and report["numpy"].keys() == report["pytorch"].keys() | {"pooler_output"}
