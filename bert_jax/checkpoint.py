@@ -238,19 +238,34 @@ def _write_arrays(directory: Path, step: int, params: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
-    """A directory beside `directory` that becomes it when the block ends well, and vanishes when it does not.
+    """A directory beside `directory` that becomes it when the block ends well, and vanishes when it does not, with the
+    folders that were made for it.
 
     Raises:
-      InputError: `directory` exists already.
+      InputError: `directory` exists already, or lies below a file.
     """
-    if directory.exists():
-        raise InputError(f"{directory} exists already; remove it or name another output")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    refuse_existing(directory)
+    new = [parent for parent in directory.parents if not parent.exists()]
     try:
-        yield partial
-        partial.chmod(0o755)
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        try:
+            yield partial
+            partial.chmod(0o755)
+            partial.rename(directory)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except BaseException as error:
+        for parent in new:
+            with contextlib.suppress(OSError):  # not made, or others have put something into it
+                parent.rmdir()
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise InputError(f"{error.filename} is no directory; name another place for {directory.name}") from None
         raise
+
+
+def refuse_existing(output: Path) -> None:
+    """Raises InputError where there is anything, be it a link to nothing."""
+    if os.path.lexists(output):
+        raise InputError(f"{output} exists already; remove it or name another output")

@@ -23,6 +23,8 @@ BERT_FIELDS: Fields = {
     "layer_norm_eps": ("layer_norm_eps", 1e-12),
 }
 
+_MOST, _MOST_LAYERS = 10**9, 10**4  # far above what there is, and small enough to count with
+
 # What the model has no other choice of; theirs must agree where it is said.
 BERT_FIXED = {
     "hidden_act": "gelu",
@@ -64,8 +66,11 @@ def fields_from_hf(
             value = float(value)
         positive = isinstance(value, kinds[ours]) and not isinstance(value, bool)
         positive = positive and (value >= 0 if ours.endswith("_rate") else value > 0)
-        if not positive:
-            raise InputError(f"{where}: {theirs} is {value!r}; it must be a positive {kinds[ours].__name__}")
+        most = _MOST_LAYERS if ours == "num_layers" else _MOST
+        if not positive or value > most:
+            raise InputError(
+                f"{where}: {theirs} is {value!r}; it must be a positive {kinds[ours].__name__} up to {most}"
+            )
         values[ours] = value
     if values["hidden_size"] % values["num_heads"]:
         raise InputError(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.checkpoint import SavedModel, whole_directory
+from bert_jax.checkpoint import SavedModel, refuse_existing, whole_directory
 from bert_jax.config import has_token_types
 from bert_jax.convert import gate
 from bert_jax.convert.families import FAMILIES
@@ -66,8 +66,7 @@ def to_hf(
       ConversionMismatch: the written files do not compute what the model computes.
     """
     output = Path(output)
-    if output.exists():
-        raise InputError(f"{output} exists already; remove it or name another output")
+    refuse_existing(output)
     if form.dtype not in (AUTO, *DTYPES):
         raise InputError(f"--dtype {form.dtype} is not known; known are {', '.join((AUTO, *DTYPES))}")
     model = open_model(source, step)

@@ -67,4 +67,4 @@ class TorchFile:
     def get_tensor(self, name: str) -> np.ndarray:
         """A tensor; halves, which NumPy has no kind for, as float32."""
         tensor = self._tensors[name]
-        return (tensor.float() if _Header(tensor).get_dtype() == "BF16" else tensor).numpy()
+        return (tensor.float() if _Header(tensor).get_dtype() == "BF16" else tensor).detach().numpy()

@@ -47,7 +47,10 @@ def verify(directory: str | Path) -> tuple[dict[str, Any], str | None]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{directory / PROBE_FILE} is damaged ({error}); convert the model again") from None
     inputs = {name: probe.pop(name) for name in _INPUTS if name in probe}
-    report: dict[str, Any] = {"architecture": fields.get("architectures", [None])[0], "dtype": fields.get("dtype")}
+    architectures = fields.get("architectures")
+    if not isinstance(architectures, list) or not list(map(type, architectures)) == [str]:
+        raise InputError(f"{directory / CONFIG_FILE}: architectures is {architectures!r}; it must name one class")
+    report: dict[str, Any] = {"architecture": architectures[0], "dtype": fields.get("dtype")}
     programs: dict[str, Callable[[], Outputs]] = {"numpy": lambda: _numpy(directory, inputs)}
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         programs["pytorch"] = lambda: _pytorch(directory, report["architecture"], inputs)
@@ -90,8 +93,8 @@ def _compare(stored: Outputs, computed: Outputs) -> dict[str, dict[str, float]]:
 def _numpy(directory: Path, inputs: Outputs) -> Outputs:
     try:
         return forward(directory, inputs)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{directory} is damaged ({error}); convert the model again") from None
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, ArithmeticError) as error:
+        raise InputError(f"{directory} is damaged ({type(error).__name__}: {error}); convert the model again") from None
 
 
 def _pytorch(directory: Path, architecture: str, inputs: Outputs) -> Outputs:
@@ -104,9 +107,12 @@ def _pytorch(directory: Path, architecture: str, inputs: Outputs) -> Outputs:
     kind = getattr(transformers, architecture, None)
     if kind is None:
         raise _Refused(f"transformers {transformers.__version__} has no class {architecture}")
-    model, info = kind.from_pretrained(
-        directory, dtype=torch.float32, output_loading_info=True, local_files_only=True, trust_remote_code=False
-    )
+    try:
+        model, info = kind.from_pretrained(
+            directory, dtype=torch.float32, output_loading_info=True, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever transformers says of files that do not fit together
+        raise _Refused(f"loading failed ({' '.join(str(error).split())[:200]})") from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = [name for name in sorted(map(str, info[what])) if what != "unexpected_keys" or _POOLER not in name]
         if names:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -10,9 +11,11 @@ from family_models import make
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
-from saved_models import save, write_tokenizer
+from saved_models import save, saved_model, write_tokenizer
 
 from bert_jax.convert import Form, from_hf, to_hf
+from bert_jax.convert.exporting import _write_model
+from bert_jax.convert.importing import read_hf
 from bert_jax.convert.verify import verify
 from bert_jax.fill_mask import fill_mask
 from bert_jax.finetune.predict import predict
@@ -204,6 +207,24 @@ def test_bad_pickles(tmp_path, capsys, content, message):
     with pytest.raises(InputError, match=message):
         from_hf(tmp_path / "hf", tmp_path / "ours")
     assert not (tmp_path / "ours").exists() and "ran" not in capsys.readouterr().out
+
+
+def test_other_pickles(tmp_path):
+    """Parameters as well as tensors, and shards with an index."""
+    _write_model(tmp_path, saved_model(tmp_path), 0, Form())
+    params = read_hf(tmp_path).params
+    tensors = load_torch(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    weights = tmp_path / "pytorch_model.bin"
+    torch.save({name: torch.nn.Parameter(tensor) for name, tensor in tensors.items()}, weights)
+    jax.tree.map(np.testing.assert_array_equal, read_hf(tmp_path).params, params)
+    weights.unlink()
+    names, files = sorted(tensors), [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    for i, file in enumerate(files):
+        torch.save({name: tensors[name] for name in names[i::2]}, tmp_path / file)
+    places = {name: files[i % 2] for i, name in enumerate(names)}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    jax.tree.map(np.testing.assert_array_equal, read_hf(tmp_path).params, params)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
