@@ -123,20 +123,31 @@ def open_tensors(directory: Path, prefix: str, heads: tuple[str, ...], renamed: 
       renamed: old endings of names to new ones.
 
     Raises:
-      InputError: no such files, or damaged ones.
+      InputError: no such files, damaged ones, or two tensors of one name.
     """
     stored: dict[str, tuple[Any, str, Path]] = {}
     for path in _weight_files(directory):
         try:
             file = TorchFile(path) if path.suffix == ".bin" else _SafetensorsFile(path)
-            stored |= {name: (file, name, path) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            names = file.keys()
         except FileNotFoundError:
             raise InputError(f"{path} does not exist, though the index names it; copy the model again") from None
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged ({error}); copy the model again") from None
+        for name in names:
+            if name in stored:
+                raise InputError(f"{path} holds {name}, and so does {stored[name][2]}; copy the model again")
+            stored[name] = file, name, path
     bare = not any(name.startswith(prefix) for name in stored)
     prefix = prefix if bare else ""
-    return Tensors({_today(name, prefix, heads, renamed): value for name, value in stored.items()})
+    today: dict[str, tuple[Any, str, Path]] = {}
+    for name, value in stored.items():
+        now = _today(name, prefix, heads, renamed)
+        if now in today:
+            both = " and ".join(sorted((name, today[now][1])))
+            raise InputError(f"{directory} holds both {both}, which are one tensor; remove one")
+        today[now] = value
+    return Tensors(today)
 
 
 def _today(name: str, prefix: str, heads: tuple[str, ...], renamed: Mapping[str, str]) -> str:

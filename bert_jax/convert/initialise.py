@@ -39,7 +39,8 @@ _SIZES = (
 def initial_params(config: Config, tokenizer: Tokenizer) -> Params | None:
     """Host arrays in the tree of the run's model, from the directory or URL `config.init`; None where it is empty.
 
-    Heads that the run's objective needs and the directory lacks are drawn from `config.seed` and said on stderr. Where
+    Heads that the run's objective needs and the directory lacks are drawn from `config.seed`, those that it does not
+    need are left out; both are said on stderr. Where
     `config.extend` allows it, tokens and positions that the run has more than the directory are added.
     Embeddings past the tokenizer's last entry (many published ones are padded) are left out.
 
@@ -73,6 +74,10 @@ def _params_of(directory: Path, config: Config, tokenizer: Tokenizer) -> Params:
     fresh = [part for part in expected if part not in saved.params]
     if fresh and jax.process_index() == 0:
         print(f"{config.init} has no {', '.join(fresh)} head: started fresh", file=sys.stderr)
+    lost = sorted({*saved.params, *saved.carried} - expected.keys())
+    if lost and jax.process_index() == 0:
+        those = f"{', '.join(lost)} left out, which objective {config.data.objective} has no use for"
+        print(f"{config.init}: its {those}", file=sys.stderr)
     parts: dict[str, Any] = saved.params | fresh_parts(config.model, config.data.objective, fresh, config.seed)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), {name: parts[name] for name in expected})
 

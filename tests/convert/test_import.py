@@ -196,6 +196,39 @@ def test_unexpected_tensors_are_named(hf, capsys):
     assert "left out, since it belongs to nothing here: bert.adapter.weight" in capsys.readouterr().err
 
 
+def test_however_many_unexpected_tensors_are_named(hf, capsys):
+    extra = [f"bert.adapter.{i}.weight" for i in range(30)]
+    change(hf, lambda tensors: tensors.update(dict.fromkeys(extra, np.ones(2, np.float32))))
+    read_hf(hf)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": " + ", ".join(sorted(extra)))
+
+
+def test_positions_that_do_not_count_up_are_named(hf, capsys):
+    ids = "bert.embeddings.position_ids"
+    for positions, said in (([0, 1, 2], "left to transformers"), ([0, 2, 1], "belongs to nothing here")):
+        change(hf, lambda tensors, positions=positions: tensors.update({ids: np.array([positions])}))
+        read_hf(hf)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line and line.endswith(f": {ids}")
+
+
+def test_two_tensors_of_one_name(hf):
+    """An old name beside today's, and a name in two shards: which one is meant nobody can know."""
+    norm = "bert.embeddings.LayerNorm"
+    change(hf, lambda tensors: tensors.update({f"{norm}.gamma": tensors[f"{norm}.weight"] + 5}))
+    with pytest.raises(InputError, match=rf"both {norm}.gamma and {norm}.weight"):
+        read_hf(hf)
+    change(hf, lambda tensors: tensors.pop(f"{norm}.gamma"))
+    tensors = load_file(hf / "model.safetensors")
+    (hf / "model.safetensors").rename(hf / "model-1.safetensors")
+    save_file({WORD: tensors[WORD] + 1}, hf / "model-2.safetensors")
+    places = dict.fromkeys(tensors, "model-1.safetensors") | {WORD: "model-2.safetensors"}
+    (hf / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(InputError, match=rf"model-2.safetensors holds {WORD}, and so does .*model-1.safetensors"):
+        read_hf(hf)
+
+
 def test_masked_model_that_carries_both_heads_keeps_them(hf):
     change(hf, architectures=["BertForMaskedLM"])
     assert read_hf(hf).objective == "nsp"
@@ -336,9 +369,18 @@ def test_starting_a_run_from_a_directory(hf, tmp_path, capsys):
     tokenizer, saved = load_tokenizer(hf), read_hf(hf)
     assert initial_params(run_of(saved.config, ""), tokenizer) is None
     same_trees(initial_params(run_of(saved.config, hf, "sop"), tokenizer), saved.params)
+    assert capsys.readouterr().err == ""
     masked = initial_params(run_of(saved.config, hf, "mlm"), tokenizer)
     assert masked.keys() == {"embeddings", "layers", "mlm"}
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{hf}: its nsp, pooler left out, which objective mlm has no use for\n"
+    _write_model(hf, saved_model(tmp_path, "classification"), 0, Form())
+    initial_params(run_of(saved.config, hf, "mlm"), tokenizer)
+    said = capsys.readouterr().err
+    assert "no mlm head: started fresh" in said and "its classifier, pooler left out" in said
+    carrying = dataclasses.replace(saved_model(tmp_path, "mlm"), carried={"pooler": saved.params["pooler"]})
+    _write_model(hf, carrying, 0, Form())
+    initial_params(run_of(saved.config, hf, "mlm"), tokenizer)
+    assert capsys.readouterr().err == f"{hf}: its pooler left out, which objective mlm has no use for\n"
 
     to_hf(save(tmp_path, "mlm"), tmp_path / "masked")
     both = initial_params(run_of(saved.config, tmp_path / "masked"), tokenizer)
