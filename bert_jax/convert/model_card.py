@@ -13,6 +13,7 @@ from bert_jax import __version__
 from bert_jax.checkpoint import SavedModel, read_config, read_json
 from bert_jax.config import Config
 from bert_jax.convert.hf_files import is_hf_directory
+from bert_jax.ledger import Ledger
 from bert_jax.metrics import METRICS, is_evaluation, read_lines
 
 _LOADERS = {
@@ -59,7 +60,8 @@ def model_card(
     parts += [f"Rounding the weights to {dtype} moved {rounding} on the stored probe."] if rounding else []
     parts += [_how_to_load(name, model)]
     if trained:
-        parts += [_data(run["corpora"]), _training(trained, model, source)]
+        ledger = _ledger(source, model.step)
+        parts += [_data(run["corpora"], ledger), _training(trained, model, ledger, source)]
     if (source / "metrics.json").exists():
         parts.append(_task(read_json(source / "metrics.json")))
     parts.append(_checks(name))
@@ -76,8 +78,8 @@ def _front_matter(model: SavedModel, run: dict[str, Any], license: str | None) -
         {each for corpus in run.get("corpora", []) for each in corpus.get("audit", {}).get("languages", [])}
     )
     lines = ["---"]
-    lines.append(f"license: {license}" if license else "# license: name it here, for example apache-2.0")
-    lines += ["language:", *(f"- {language}" for language in languages)] if languages else []
+    lines.append(f"license: {json.dumps(license)}" if license else "# license: name it here, for example apache-2.0")
+    lines += ["language:", *(f"- {json.dumps(language)}" for language in languages)] if languages else []
     lines += ["library_name: transformers", f"pipeline_tag: {_LOADERS[model.objective][1]}", "tags:"]
     lines += [f"- {tag}" for tag in (model.config.family, "bert-jax", model.objective)]
     return "\n".join([*lines, "---"])
@@ -114,9 +116,19 @@ def _how_to_load(name: str, model: SavedModel) -> str:
     return "\n".join(["## How to load it", "", "```python", *code, "```"])
 
 
-def _data(corpora: list[dict[str, Any]]) -> str:
+def _ledger(source: Path, step: int) -> Ledger | None:
+    """What the run had read at a checkpoint; None where it cannot be known."""
+    try:
+        path = source / "checkpoints" / str(step) / "loader" / "metadata"
+        return Ledger.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _data(corpora: list[dict[str, Any]], ledger: Ledger | None) -> str:
     lines = ["## Data", ""]
-    for corpus in corpora:
+    places = ledger.position.corpora if ledger else (None,) * len(corpora)
+    for corpus, place in zip(corpora, places, strict=True):
         lines.append(f"- `{corpus['name']}`, fingerprint `{corpus['fingerprint']}`")
         audit = corpus.get("audit", {})
         if audit:
@@ -130,10 +142,8 @@ def _data(corpora: list[dict[str, Any]]) -> str:
                 f"  - unknown tokens {audit['unknown_share']:.2%}, lines that occur more than once "
                 f"{audit.get('duplicated_lines_share', 0.0):.1%}" + _listed("; scripts: ", shares, "")
             )
-        if "tokens" in corpus:
-            lines.append(
-                f"  - read: {corpus['tokens']:,} tokens in {corpus['rows']:,} rows, {corpus['epoch']} whole epochs"
-            )
+        if place:
+            lines.append(f"  - read: {place.tokens:,} tokens in {place.rows:,} rows, {place.epoch} whole epochs")
     return "\n".join(lines)
 
 
@@ -141,12 +151,12 @@ def _listed(before: str, values: dict[str, Any], after: str) -> str:
     return before + ", ".join(f"{name} {value}" for name, value in values.items()) + after if values else ""
 
 
-def _training(config: Config, model: SavedModel, source: Path) -> str:
+def _training(config: Config, model: SavedModel, ledger: Ledger | None, source: Path) -> str:
     lines = read_lines(source / METRICS) if (source / METRICS).exists() else []
     steps = [line for line in lines if not is_evaluation(line) and line["step"] < max(model.step, 1)]
     held_out = [line for line in lines if is_evaluation(line) and line["step"] <= model.step]
     facts = [f"{model.step:,} of {config.num_steps():,} steps"]
-    facts += [f"{steps[-1]['tokens']:,} tokens", f"{steps[-1]['examples']:,} examples"] if steps else []
+    facts += [f"{ledger.tokens:,} tokens", f"{ledger.examples:,} examples"] if ledger else []
     text = ["## Training", "", ", ".join(facts) + ".", ""]
     if steps:
         text.append(f"- training loss at step {steps[-1]['step']:,}: {_number(steps[-1]['loss'])}")
