@@ -187,7 +187,9 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"{path} cannot be read ({reason[:120]}); choose another with --step") from None
     card, dtypes, carried = run.get("card", {}), run.get("dtypes", {}), params.pop("carried", {})
-    return SavedModel(config.model, config.data.objective, params, directory / "tokenizer", step, card, dtypes, carried)
+    # How the run computed is no property of the model: this machine may have other kernels.
+    model = dataclasses.replace(config.model, attention="auto", layers="auto")
+    return SavedModel(model, config.data.objective, params, directory / "tokenizer", step, card, dtypes, carried)
 
 
 def save_model(directory: str | Path, model: SavedModel) -> None:

@@ -60,11 +60,8 @@ def check(config: Config) -> None:
         )
     if data.objective != "mlm" and model.type_vocab_size < 2:
         raise InputError(f"config.model.type_vocab_size=1 has no id for a second part; {data.objective} needs 2")
-    if model.attention == "cudnn" and (model.attention_dropout_rate > 0 or model.dtype != "bfloat16"):
-        raise InputError(
-            "config.model.attention='cudnn' takes bfloat16 and drops no probabilities; set config.model.dtype to "
-            "'bfloat16' and attention_dropout_rate to 0, or take 'einsum'"
-        )
+    if refusal := kernel_refusal(model.attention, model):
+        raise InputError(f"config.model.attention={model.attention!r}: {refusal}; change that, or take 'auto'")
     for name, rate in (
         ("model.hidden_dropout_rate", model.hidden_dropout_rate),
         ("model.attention_dropout_rate", model.attention_dropout_rate),
@@ -123,6 +120,17 @@ def check(config: Config) -> None:
                 f"{where}.global_batch_size={phase.global_batch_size} is not divisible by "
                 f"accumulation={train.accumulation}; use a multiple of it"
             )
+
+
+def kernel_refusal(attention: str, model: ModelConfig) -> str | None:
+    """Why a kind of attention cannot compute this model on any device; None where it can on some."""
+    if attention in ("pallas", "cudnn") and model.dtype != "bfloat16":
+        return f"kernels take bfloat16, and config.model.dtype is {model.dtype}"
+    if attention == "cudnn" and model.attention_dropout_rate > 0:
+        return "cuDNN drops no probabilities, and config.model.attention_dropout_rate is above 0"
+    if attention == "cudnn" and (model.head_size % 8 or model.head_size > 128):
+        return f"cuDNN takes heads of a multiple of 8 up to 128 features, not {model.head_size}"
+    return None
 
 
 def _check_family(model: ModelConfig, objective: str) -> None:

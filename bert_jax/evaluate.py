@@ -106,8 +106,8 @@ def evaluate_run(run: Path, step: int | None, corpus: str | None) -> dict[str, f
     Raises:
       InputError: no model or corpus there, another tokenizer than the model's, or no validation split at all.
     """
-    config = checkpoint.read_config(run)
     model = checkpoint.load_model(run, step)
+    config = dataclasses.replace(checkpoint.read_config(run), model=model.config)
     if corpus is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, corpus=corpus))
     corpora = open_corpora(config)

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config import Config, MeshConfig, ModelConfig
 from bert_jax.model.bert import logical_axes
+from bert_jax.model.choices import check_attention
 from bert_jax.model.partitioning import BATCH_AXES, MESH_AXES, RULES, partition_spec
 from data_prep.errors import InputError
 
@@ -129,12 +130,23 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
 
 
 def check_mesh(config: Config, mesh: Mesh) -> None:
-    """Raises InputError where the batch or the model cannot be cut over the mesh: the value and what to do."""
-    check_mesh_sizes(config, (mesh.shape["data"], mesh.shape["fsdp"], mesh.shape["tensor"]))
+    """Raises InputError where the batch or the model cannot be cut over the mesh, or its devices have not what the
+    config names: the value and what to do."""
+    sizes = (mesh.shape["data"], mesh.shape["fsdp"], mesh.shape["tensor"])
+    check_mesh_sizes(config, sizes, mesh.devices.flat[0].platform)
 
 
-def check_mesh_sizes(config: Config, sizes: tuple[int, int, int]) -> None:
-    """`check_mesh` for a mesh that need not exist: devices an axis (data, fsdp, tensor)."""
+def check_mesh_sizes(config: Config, sizes: tuple[int, int, int], platform: str | None = None) -> None:
+    """`check_mesh` for a mesh that need not exist.
+
+    Args:
+      config: the run.
+      sizes: devices an axis (data, fsdp, tensor).
+      platform: of the devices, as jax names it; None: whichever has what the config names.
+
+    Raises:
+      InputError: as `check_mesh`.
+    """
     data, fsdp, tensor = sizes
     rows = data * fsdp
     accumulation = config.train.accumulation
@@ -159,3 +171,5 @@ def check_mesh_sizes(config: Config, sizes: tuple[int, int, int]) -> None:
                 f"config.model.{name}={size} is not divisible by config.mesh.{axis}={ways}; "
                 f"choose a mesh with {axis} a divisor of it, say {math.gcd(size, ways)}"
             )
+    for phase in config.phases():
+        check_attention(model, phase.seq_len, platform, tensor)

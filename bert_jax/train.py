@@ -177,7 +177,8 @@ def _train(run: _Run, watchdog: Watchdog, stop: StopSignal) -> int:
             checkpoints.save(0, state, ledger, checkpoint.config_json(config), only_best=False)
         run.card.end("running", ledger)
         for seq_len in sorted({phase.seq_len for phase in config.phases()}):
-            say(explained(config.model, seq_len, run.mesh.devices.flat[0].platform), leader)
+            platform, tensor = run.mesh.devices.flat[0].platform, run.mesh.shape["tensor"]
+            say(explained(config.model, seq_len, platform, tensor), leader)
         device = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
         say(f"training {total - start} steps on {device}; the first step compiles", leader)
         programs = Programs(config, run.mesh, run.corpora, run.tokenizer, run.cache)

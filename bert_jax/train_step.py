@@ -13,7 +13,7 @@ from jaxtyping import Array
 from bert_jax.config import Config
 from bert_jax.data.plan import IGNORED
 from bert_jax.losses import mlm_loss, nsp_loss
-from bert_jax.model.bert import Dropout, Params, bind
+from bert_jax.model.bert import Bert, Dropout, Params, bind
 from bert_jax.model.choices import chosen
 from bert_jax.model.partitioning import BATCH_AXES
 from bert_jax.optimizer import learning_rate, make_optimizer
@@ -33,10 +33,15 @@ def _masked(batch: Batch, mask_fn: MaskFn, seed, step) -> dict[str, Array]:
     return batch
 
 
-def _sums(config: Config, platform: str, params: Params, batch: Batch, dropout: Dropout | None) -> dict[str, Array]:
+def _sums(config: Config, mesh: Mesh, params: Params, batch: Batch, dropout: Dropout | None) -> dict[str, Array]:
     """Sums of losses, labels and right answers over the batch."""
-    objective = config.data.objective
-    model = bind(chosen(config.model, batch["input_ids"].shape[1], platform), objective, params)
+    objective, seq_len = config.data.objective, batch["input_ids"].shape[1]
+    taken = chosen(config.model, seq_len, mesh.devices.flat[0].platform, mesh.shape["tensor"])
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return _sums_of(bind(taken, objective, params), objective, batch, dropout)
+
+
+def _sums_of(model: Bert, objective: str, batch: Batch, dropout: Dropout | None) -> dict[str, Array]:
     hidden = model.encode(batch, dropout)
     logits = model.mlm_logits(hidden, batch["masked_lm_positions"])
     values = {"mlm": mlm_loss(logits, batch["masked_lm_labels"])}
@@ -88,7 +93,7 @@ def make_train_step(
     optimizer, rate = make_optimizer(config), learning_rate(config)
     seed = np.uint32(config.seed)  # seeds go to 2**32 - 1, beyond what a Python integer may be in a trace
     shardings = state_shardings(mesh, abstract_state(config))
-    accumulation, platform = config.train.accumulation, mesh.devices.flat[0].platform
+    accumulation = config.train.accumulation
     objectives = ("mlm",) if config.data.objective == "mlm" else ("mlm", "nsp")
     labels = {"mlm": "masked_lm_labels", "nsp": "next_sentence_labels"}
 
@@ -98,8 +103,7 @@ def make_train_step(
         counts = {name: jnp.maximum(jnp.sum(batch[labels[name]] >= 0), 1).astype(jnp.float32) for name in objectives}
 
         def loss_fn(params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                sums = _sums(config, platform, params, batch, Dropout(seed, state.step, batch["rows"]))
+            sums = _sums(config, mesh, params, batch, Dropout(seed, state.step, batch["rows"]))
             return jnp.sum(jnp.stack([sums[f"{name}_sum"] / counts[name] for name in objectives])), sums
 
         gradient = jax.grad(loss_fn, has_aux=True)
@@ -157,11 +161,9 @@ def make_eval_step(config: Config, mesh: Mesh, mask_fn: MaskFn) -> Callable[[Par
       mlm.
     """
     shardings = state_shardings(mesh, abstract_state(config).params)
-    platform = mesh.devices.flat[0].platform
 
     def eval_step(params: Params, batch: Batch) -> dict[str, Array]:
         batch = _masked(batch, mask_fn, np.uint32(config.seed), 0)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return _sums(config, platform, params, batch, None) | _size(batch)
+        return _sums(config, mesh, params, batch, None) | _size(batch)
 
     return jax.jit(eval_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh))

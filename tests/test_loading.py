@@ -1,13 +1,14 @@
 """The page about loading a model does what it says, and gives what the commands give."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from saved_models import save
+from saved_models import save, saved_model
 
-from bert_jax import load
+from bert_jax import checkpoint, load
 from bert_jax.convert import to_hf
 from bert_jax.convert.reference import forward
 from bert_jax.fill_mask import fill_mask
@@ -41,3 +42,13 @@ def test_bad_input(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="load a pretrained one"):
         load(save(tmp_path / "other", "classification"))
+
+
+@pytest.mark.parametrize("kernel", ["pallas", "cudnn"])
+def test_a_run_whose_config_names_a_kernel_is_a_model_anywhere(tmp_path, kernel):
+    saved = saved_model(tmp_path, "mlm")
+    checkpoint.save_model(
+        tmp_path / "run", dataclasses.replace(saved, config=dataclasses.replace(saved.config, attention=kernel))
+    )
+    model, params = load(tmp_path / "run")
+    assert model.hidden_states(params, model.batch(["the film is very good ."])).shape[:2] == (1, 8)

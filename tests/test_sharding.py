@@ -1,6 +1,10 @@
 """Meshes and what fits them: mistakes end in one line with the value and what to do."""
 
+import dataclasses
+import types
+
 import jax
+import numpy as np
 import pytest
 import small_bert
 from hypothesis import given
@@ -16,6 +20,7 @@ from data_prep.errors import InputError
 class FakeMesh:
     def __init__(self, data=1, fsdp=1, tensor=1):
         self.shape = {"data": data, "fsdp": fsdp, "tensor": tensor}
+        self.devices = np.array([types.SimpleNamespace(platform="tpu")])
 
 
 def test_mesh_fills_up_and_has_auto_axes():
@@ -56,6 +61,18 @@ def test_what_the_mesh_does_not_divide_is_said(mesh, changes, said):
     with pytest.raises(InputError, match=said) as caught:
         check_mesh(config, mesh)
     assert "\n" not in str(caught.value)
+
+
+def test_a_kernel_that_the_devices_do_not_have_or_the_rows_do_not_fit_is_said():
+    config = small_bert.run_config(attention="pallas", dtype="bfloat16", hidden_size=256, num_heads=4)
+    with pytest.raises(InputError, match="up to 512, not 16"):
+        check_mesh(config, FakeMesh())
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, seq_len=128))
+    check_mesh(config, FakeMesh(tensor=2))
+    with pytest.raises(InputError, match="not 1 of 64 features, as"):
+        check_mesh(config, FakeMesh(tensor=4))
+    with pytest.raises(InputError, match="it is for tpu devices, and these are cpu"):
+        check_mesh(config, make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
 def test_what_fits_passes():

@@ -40,6 +40,11 @@ class _Shape:
     head_size: int
     rate: float
 
+    def __post_init__(self):
+        """Else the grid would leave heads out, and what is left out stays what memory held."""
+        if refusal := unsupported(self.length, self.heads, self.head_size):
+            raise ValueError(refusal)
+
     @property
     def together(self) -> int:
         """Heads that share the lanes of a register."""
@@ -79,11 +84,15 @@ def heads_together(head_size: int) -> int:
     return max(1, LANES // head_size)
 
 
-def supports(length: int, heads: int, head_size: int) -> bool:
-    """Whether rows of `length` positions with so many heads of so many features can be had."""
+def unsupported(length: int, heads: int, head_size: int) -> str | None:
+    """Why rows of `length` positions with so many heads of so many features, all on one device, cannot be had; None
+    where they can."""
+    if length % LANES or length > MAX_LENGTH:
+        return f"the kernel takes rows of a multiple of {LANES} up to {MAX_LENGTH}, not {length}"
     together = heads_together(head_size)
-    fitting = (together * head_size) % LANES == 0 and heads % together == 0
-    return length % LANES == 0 and length <= MAX_LENGTH and fitting
+    if (together * head_size) % LANES or heads % together:
+        return f"the kernel takes heads that fill registers of {LANES}, not {heads} of {head_size} features"
+    return None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -107,7 +116,7 @@ def attend(
       rate: of dropout.
       interpret: run it as plain jax, wherever there is no TPU.
       projected: without the bias, with F = 3 E: of every `heads_together` heads the queries, the keys, then the values,
-        side by side. Taken in bfloat16 once the bias is added; what `supports` says of S and heads holds.
+        side by side. Taken in bfloat16 once the bias is added; S and heads are such that `unsupported` gives None.
       bias: of the same order.
       segment_ids: positions attend those with the same number.
       row_keys: from `random_bits.row_keys`, of every row.
@@ -115,6 +124,9 @@ def attend(
 
     Returns:
       the context, bfloat16, heads side by side.
+
+    Raises:
+      ValueError: S or the heads do not fit the kernel.
     """
     return _forward(head_size, rate, interpret, projected, bias, segment_ids, row_keys, first_head)[0]
 

@@ -6,10 +6,14 @@ Nothing here changes what is computed but for rounding; `docs/performance.md` ha
 import dataclasses
 
 from bert_jax.config import ModelConfig
-from bert_jax.model import attention_kernel
+from bert_jax.config_check import kernel_refusal
+from bert_jax.model import attention, attention_kernel
+from data_prep.errors import InputError
+
+_PLATFORMS = {"pallas": "tpu", "cudnn": "gpu"}  # that have a kernel of attention
 
 
-def chosen(config: ModelConfig, seq_len: int, platform: str) -> ModelConfig:
+def chosen(config: ModelConfig, seq_len: int, platform: str, tensor: int = 1) -> ModelConfig:
     """The config with `auto` replaced.
 
     Attention is the Pallas kernel on TPUs, where the products are bfloat16 and rows and heads fit it; cuDNN's on GPUs,
@@ -21,39 +25,61 @@ def chosen(config: ModelConfig, seq_len: int, platform: str) -> ModelConfig:
       config: the model's.
       seq_len: positions a row.
       platform: of the devices, as jax names it.
+      tensor: devices that share the heads.
+
+    Raises:
+      InputError: the config names a kernel that cannot be had.
     """
-    attention, layers = _attention(config, seq_len, platform)[0], _layers(config, platform)[0]
-    return dataclasses.replace(config, attention=attention, layers=layers)
+    kind, layers = _attention(config, seq_len, platform, tensor)[0], _layers(config, platform)[0]
+    return dataclasses.replace(config, attention=kind, layers=layers)
 
 
-def explained(config: ModelConfig, seq_len: int, platform: str) -> str:
-    """What `chosen` takes and why, in one line; arguments as there."""
-    attention, layers = _attention(config, seq_len, platform), _layers(config, platform)
-    return f"rows of {seq_len}: attention {attention[0]} ({attention[1]}), layers {layers[0]} ({layers[1]})"
+def explained(config: ModelConfig, seq_len: int, platform: str, tensor: int = 1) -> str:
+    """What `chosen` takes and why, in one line; arguments and errors as there."""
+    kind, layers = _attention(config, seq_len, platform, tensor), _layers(config, platform)
+    return f"rows of {seq_len}: attention {kind[0]} ({kind[1]}), layers {layers[0]} ({layers[1]})"
 
 
-def _attention(config: ModelConfig, seq_len: int, platform: str) -> tuple[str, str]:
+def check_attention(config: ModelConfig, seq_len: int, platform: str | None = None, tensor: int = 1) -> None:
+    """Raises InputError where the config names a kernel that cannot be had; arguments as of `chosen`.
+
+    Without a platform the kernel's own is assumed.
+    """
+    if config.attention not in _PLATFORMS:
+        return
+    refusal, wanted = _refusal(config.attention, config, seq_len, tensor), _PLATFORMS[config.attention]
+    if platform is not None and _acting(platform) != wanted:
+        refusal = f"it is for {wanted} devices, and these are {platform}"
+    if refusal:
+        raise InputError(f"config.model.attention={config.attention!r}: {refusal}; change that, or take 'auto'")
+
+
+def _attention(config: ModelConfig, seq_len: int, platform: str, tensor: int) -> tuple[str, str]:
     """The choice, and the reason."""
     if config.attention != "auto":
+        check_attention(config, seq_len, platform, tensor)
         return config.attention, "as the config says"
-    if platform not in ("tpu", "gpu"):
+    kernel = next((kernel for kernel, wanted in _PLATFORMS.items() if wanted == _acting(platform)), None)
+    if kernel is None:
         return "einsum", f"no kernel for {platform}"
-    if config.dtype != "bfloat16":
-        return "einsum", f"kernels take bfloat16, and config.model.dtype is {config.dtype}"
-    if platform == "gpu":
-        if config.attention_dropout_rate > 0:
-            return "einsum", "cuDNN drops no probabilities, and config.model.attention_dropout_rate is above 0"
-        if not _cudnn_takes(config.head_size):
-            return "einsum", f"cuDNN takes heads of a multiple of 8 up to 128 features, not {config.head_size}"
-        return "cudnn", "bfloat16 and no dropout of probabilities"
-    if not attention_kernel.supports(seq_len, config.num_heads, config.head_size):
-        wanted = f"rows of a multiple of {attention_kernel.LANES} up to {attention_kernel.MAX_LENGTH}"
-        return "einsum", f"the kernel takes {wanted} and heads that fill registers"
-    return "pallas", "bfloat16, and rows and heads that fit the kernel"
+    refusal = _refusal(kernel, config, seq_len, tensor)
+    return ("einsum", refusal) if refusal else (kernel, "bfloat16, and shapes that fit the kernel")
 
 
-def _cudnn_takes(head_size: int) -> bool:
-    return head_size % 8 == 0 and head_size <= 128
+def _acting(platform: str) -> str:
+    """The platform whose kernels are run."""
+    return "tpu" if attention.INTERPRET else platform
+
+
+def _refusal(kernel: str, config: ModelConfig, seq_len: int, tensor: int) -> str | None:
+    """Why a kernel cannot be had on the devices that it is for."""
+    refusal = kernel_refusal(kernel, config)
+    if refusal or kernel != "pallas":
+        return refusal
+    refusal = attention_kernel.unsupported(seq_len, config.num_heads // tensor, config.head_size)
+    if refusal and not attention_kernel.unsupported(seq_len, config.num_heads, config.head_size):
+        return f"{refusal}, as config.mesh.tensor={tensor} leaves a device"
+    return refusal
 
 
 def _layers(config: ModelConfig, platform: str) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """The Pallas kernel against plain jax: values, gradients and dropped elements, interpreted as plain jax itself."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from property_tests import examples
 
 from bert_jax import random_bits
 from bert_jax.config import ModelConfig
-from bert_jax.model.attention_kernel import attend, heads_together, supports
-from bert_jax.model.choices import chosen, explained
+from bert_jax.model.attention_kernel import attend, heads_together, unsupported
+from bert_jax.model.choices import check_attention, chosen, explained
+from data_prep.errors import InputError
 
 
 def side_by_side(query, key, value, head_size):
@@ -98,6 +101,45 @@ def test_what_auto_takes_and_says(platform, dtype, remat, length, heads, expecte
     assert f"attention {expected[0]} (" in said and f"layers {expected[1]} (" in said and why in said
 
 
+@pytest.mark.parametrize(("heads", "tensor", "expected"), [(12, 2, "pallas"), (12, 4, "einsum"), (16, 16, "einsum")])
+def test_heads_that_a_device_does_not_get_in_twos_are_no_heads_for_the_kernel(heads, tensor, expected):
+    config = ModelConfig(hidden_size=64 * heads, num_heads=heads)
+    assert chosen(config, 128, "tpu", tensor).attention == expected
+    said = explained(config, 128, "tpu", tensor)
+    assert (f"not {heads // tensor} of 64 features, as config.mesh.tensor={tensor} leaves" in said) == (
+        expected == "einsum"
+    )
+
+
+def test_the_kernel_leaves_no_head_out():
+    projected, keys, first = jnp.zeros((1, 128, 3 * 192)), jnp.zeros((2, 1), jnp.uint32), jnp.zeros(1, jnp.int32)
+    with pytest.raises(ValueError, match="not 3 of 64 features"):
+        attend(64, 0.0, True, projected, projected[0, 0], jnp.ones((1, 128), jnp.int32), keys, first)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changes", "length", "platform", "tensor", "said"),
+    [
+        ("pallas", {}, 128, "cpu", 1, "it is for tpu devices, and these are cpu"),
+        ("cudnn", {"attention_dropout_rate": 0.0}, 128, "cpu", 1, "it is for gpu devices, and these are cpu"),
+        ("pallas", {}, 16, "tpu", 1, "rows of a multiple of 128 up to 512, not 16"),
+        ("pallas", {"num_heads": 1}, 128, "tpu", 1, "heads that fill registers of 128, not 1 of 64 features"),
+        ("pallas", {"num_heads": 12}, 128, "tpu", 4, "not 3 of 64 features, as config.mesh.tensor=4 leaves a device"),
+        ("pallas", {"dtype": "float32"}, 128, "tpu", 1, "kernels take bfloat16, and config.model.dtype is float32"),
+        ("cudnn", {}, 128, "gpu", 1, "drops no probabilities"),
+        ("cudnn", {"attention_dropout_rate": 0.0, "hidden_size": 24}, 128, "gpu", 1, "a multiple of 8 up to 128"),
+    ],
+)
+def test_a_named_kernel_that_cannot_be_had_is_refused_in_one_line(kernel, changes, length, platform, tensor, said):
+    heads = changes.get("num_heads", 2)
+    config = ModelConfig(attention=kernel, **{"hidden_size": 64 * heads, "num_heads": heads} | changes)
+    for refused in (chosen, explained, check_attention):
+        with pytest.raises(InputError, match=said) as caught:
+            refused(config, length, platform, tensor)
+        assert "\n" not in str(caught.value) and f"config.model.attention='{kernel}'" in str(caught.value)
+    check_attention(dataclasses.replace(config, attention="auto"), length, platform, tensor)
+
+
 @pytest.mark.parametrize(
     ("dtype", "heads", "expected"),
     [("bfloat16", 12, "cudnn"), ("float32", 12, "einsum"), ("bfloat16", 1, "einsum"), ("bfloat16", 256, "einsum")],
@@ -110,5 +152,5 @@ def test_cudnn_is_for_gpus_without_dropout_of_probabilities(dtype, heads, expect
 def test_what_is_named_is_taken():
     taken = chosen(ModelConfig(attention="einsum", layers="scan"), 128, "tpu")
     assert (taken.attention, taken.layers) == ("einsum", "scan")
-    assert supports(128, 12, 64) and supports(512, 16, 64) and not supports(128, 12, 48)
+    assert not unsupported(128, 12, 64) and not unsupported(512, 16, 64) and "12 of 48" in unsupported(128, 12, 48)
     assert "as the config says" in explained(ModelConfig(attention="einsum"), 128, "tpu")

@@ -39,11 +39,19 @@ def test_cudnn_is_asked_for_with_packing_as_a_mask_and_gives_what_einsum_gives(m
     assert np.linalg.norm(got - want) < 0.02 * np.linalg.norm(want)
 
 
-@pytest.mark.parametrize("change", [{"attention_dropout_rate": 0.1}, {"dtype": "float32"}])
-def test_what_cudnn_cannot_do_is_refused(change):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"attention_dropout_rate": 0.1}, "drops no probabilities"),
+        ({"dtype": "float32"}, "take bfloat16, and config.model.dtype is float32"),
+        ({"attention": "pallas", "dtype": "float32"}, "take bfloat16, and config.model.dtype is float32"),
+        ({"hidden_size": 16}, "multiple of 8 up to 128 features, not 4"),
+    ],
+)
+def test_what_kernels_cannot_do_is_refused(change, said):
     check(small_bert.run_config(attention="cudnn", **SIZES))
-    with pytest.raises(InputError, match="drops no probabilities"):
-        check(small_bert.run_config(attention="cudnn", **SIZES | change))
+    with pytest.raises(InputError, match=said):
+        check(small_bert.run_config(**{"attention": "cudnn"} | SIZES | change))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
