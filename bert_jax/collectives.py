@@ -107,15 +107,23 @@ def _collective(line: str, computation: str, times: int) -> Collective | None:
 
 def array_bytes(shape: str) -> list[int]:
     """Bytes of each array of a shape as the text has it: `f32[8,16]{1,0}`, or a tuple of such."""
-    return [_bytes(element, sizes) for element, sizes in _ARRAY.findall(shape)]
+    return [_elements(sizes) * _bits(element) // 8 for element, sizes in _ARRAY.findall(shape)]
 
 
-def _bytes(element: str, sizes: str) -> int:
-    bits = _BITS.get(element)
-    if bits is None:
-        number = re.search(r"\d+", element)
-        bits = int(number[0]) if number else 0
-    return math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
+def array_sizes(shape: str) -> list[int]:
+    """Elements of each array of such a shape."""
+    return [_elements(sizes) for _, sizes in _ARRAY.findall(shape)]
+
+
+def _elements(sizes: str) -> int:
+    return math.prod(int(size) for size in sizes.split(",") if size)
+
+
+def _bits(element: str) -> int:
+    if element in _BITS:
+        return _BITS[element]
+    number = re.search(r"\d+", element)
+    return int(number[0]) if number else 0
 
 
 def _group_size(rest: str) -> int:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 import small_bert
 
@@ -106,6 +108,57 @@ def test_bytes_that_a_program_moves_are_those_of_its_results_twice():
     assert moved_bytes(PROGRAM) == 2 * written
     assert computing_seconds(1e12, PROGRAM, 1e11, 1e9) == pytest.approx(10.0)
     assert computing_seconds(1e3, PROGRAM, 1e11, 10.0) == pytest.approx(2 * written / 10.0)
+
+
+STACKING = """HloModule jit_train_step, is_scheduled=true
+
+%stacked (p0: s32[], p1: bf16[12,8], p2: f32[8]) -> (bf16[12,8], f32[8]) {
+  %p1 = bf16[12,8]{1,0} parameter(1)
+  %all = f32[12,8]{1,0} convert(%p1)
+  %p2 = f32[8]{0} parameter(2)
+  %one = f32[1,8]{1,0} bitcast(%p2)
+  %new = f32[12,8]{1,0} dynamic-update-slice(%all, %one, %p0, %zero)
+  %narrow = bf16[12,8]{1,0} convert(%new)
+  ROOT %both = (bf16[12,8]{1,0}, f32[8]{0}) tuple(%narrow, %p2)
+}
+
+%body (p: (s32[], bf16[12,8], f32[12,8])) -> (s32[], bf16[12,8], f32[12,8]) {
+  %f = (bf16[12,8]{1,0}, f32[8]{0}) fusion(%i, %b, %x), kind=kLoop, calls=%stacked
+  %slice = f32[2,4]{1,0} negate(%x)
+  %alone = f32[12,8]{1,0} dynamic-update-slice(%c, %slice, %i, %zero)
+}
+
+%condition (p: (s32[], bf16[12,8], f32[12,8])) -> pred[] {
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  ROOT %w = (s32[], bf16[12,8], f32[12,8]) while(%t), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"12"}}
+}
+"""
+
+
+def test_a_loop_that_stacks_its_results_writes_a_slice_a_trip():
+    fused, alone, rest = 2 * 8 + 4 * 8, 4 * 8, 4 * 8 + 1
+    assert moved_bytes(STACKING) == 2 * 12 * (fused + alone + rest)
+
+
+def test_what_scanned_layers_move_grows_by_the_layer():
+    def moved(number, unroll):
+        def loss(weights, x):
+            def layer(x, weight):
+                return jnp.tanh(jnp.dot(x, weight, preferred_element_type=jnp.float32)).astype(jnp.bfloat16), None
+
+            return jax.lax.scan(layer, x, weights, unroll=unroll)[0].astype(jnp.float32).sum()
+
+        weights, x = jnp.zeros((number, 64, 64), jnp.bfloat16), jnp.zeros((512, 64), jnp.bfloat16)
+        return moved_bytes(jax.jit(jax.grad(loss)).lower(weights, x).compile().as_text())
+
+    four, eight, sixteen = (moved(number, unroll=1) for number in (4, 8, 16))
+    assert sixteen - eight == pytest.approx(2 * (eight - four), rel=0.02)
+    unrolled = moved(16, unroll=True)
+    assert unrolled < sixteen < 3 * unrolled  # a scan copies what it stacks, of layers as light as these
 
 
 def test_a_run_is_planned_for_gpus_by_a_rule_of_thumb():
