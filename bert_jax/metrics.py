@@ -13,17 +13,24 @@ from bert_jax.config import Config
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
-# Peak dense bfloat16 FLOP/s of a device as jax counts devices (of v2 and v3 a core, half a chip), as read in November
-# 2026: Google's pages "TPU v3" to "TPU v6e" (docs.cloud.google.com/tpu/docs); v2 180 TFLOP/s for its board of 4 chips,
-# by hearsay; A100, H100 SXM (H200 computes alike) and H100 PCIe by copies of NVIDIA's tables, half of what those give
-# "with sparsity".
+# Peak dense bfloat16 FLOP/s of a device as jax counts devices (of v2, v3, 7 and 7x a core, half a chip), as read in
+# November 2026: Google's pages "TPU v3" to "TPU v6e" (docs.cloud.google.com/tpu/docs); v2 180 TFLOP/s for its board
+# of 4 chips, by hearsay; v4 lite, 7 and 7x as jax 0.10 has them for its kernels (`tpu_info.py`), where all names
+# stand that it gives TPUs; A100, H100 SXM (H200 computes alike) and H100 PCIe by copies of NVIDIA's tables, half of
+# what those give "with sparsity".
 PEAK_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
+    "TPU v4 lite": 137e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
     "TPU v5": 459e12,
+    "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7": 1155e12,
+    "TPU7x": 1155e12,
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H100 PCIe": 756e12,
@@ -45,6 +52,8 @@ def step_flops(config: Config, seq_len: int, rows: int, predictions: int, exampl
     model = config.model
     hidden = model.hidden_size
     token = model.num_layers * (4 * hidden * hidden + 2 * hidden * model.intermediate_size + 2 * seq_len * hidden)
+    if model.word_size != hidden:  # of embeddings
+        token += model.word_size * hidden
     prediction = hidden * model.word_size + model.word_size * model.padded_vocab_size
     example = hidden * hidden + 2 * hidden if config.data.objective != "mlm" else 0
     return 6.0 * rows * (seq_len * token + predictions * prediction + examples * example)
@@ -52,7 +61,9 @@ def step_flops(config: Config, seq_len: int, rows: int, predictions: int, exampl
 
 def peak_flops(device_kind: str) -> float | None:
     """Peak bfloat16 FLOP/s of a device kind as jax names it, None where unknown (a CPU's depends on its clock)."""
-    matching = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    if device_kind.startswith("TPU"):  # "TPU v5", "TPU v5e": the beginning of a name is another chip's
+        return PEAK_FLOPS.get(device_kind)
+    matching = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]  # "NVIDIA H100 80GB HBM3"
     return PEAK_FLOPS[max(matching, key=len)] if matching else None
 
 

@@ -91,12 +91,23 @@ def test_flops_equal_a_sum_over_the_matrix_products():
     forward = rows * sum(2 * m * k * n for m, k, n in products)
     config = Config(model=model, data=DataConfig(objective="nsp"))
     assert step_flops(config, seq_len, rows, predictions, examples) == 3 * forward
+    narrow = dataclasses.replace(model, family="electra", embedding_size=4)
+    config = Config(model=narrow, data=DataConfig(objective="nsp"))
+    products[-4:-2] = [(predictions, d, 4), (predictions, 4, v)]
+    products += [(s, 4, d)]  # of embeddings
+    forward = rows * sum(2 * m * k * n for m, k, n in products)
+    assert step_flops(config, seq_len, rows, predictions, examples) == 3 * forward
 
 
 def test_peak_flops_by_the_name_that_jax_gives():
     assert peak_flops("TPU v4") == 275e12
     assert peak_flops("TPU v5 lite") == 197e12
-    assert peak_flops("TPU v5p") == 459e12
+    assert peak_flops("TPU v5p") == peak_flops("TPU v5") == 459e12
+    assert peak_flops("TPU v5e") == 197e12
+    assert peak_flops("TPU v6e") == peak_flops("TPU v6 lite") == 918e12
+    assert peak_flops("TPU v4 lite") == 137e12
+    assert peak_flops("TPU7x") == 1155e12  # a core: jax sees each of a chip's two
+    assert peak_flops("TPU v9") is None and peak_flops("TPU v5x") is None
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("cpu") is None
