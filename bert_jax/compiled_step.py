@@ -19,6 +19,11 @@ from bert_jax.masking import MaskSettings, make_mask_fn
 from bert_jax.sharding import batch_sharding, state_shardings
 from bert_jax.train_state import abstract_state
 from bert_jax.train_step import make_train_step
+from data_prep.errors import InputError
+
+
+class NoFastMemory(InputError):
+    """A part of the program does not fit the chip's vector memory, whatever its main memory holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +71,20 @@ def compile_step(config: Config, number: int, mesh: jax.sharding.Mesh) -> Compil
 
 
 def compile_or_size(lowered: Any) -> tuple[Any, int]:
-    """A lowered program compiled, and 0; or None where it does not fit, and the bytes that it would take."""
+    """A lowered program compiled, and 0; or None where it does not fit, and the bytes that it would take.
+
+    Raises:
+      NoFastMemory: one of its operations does not fit the chip's own memory.
+    """
     try:
         return lowered.compile(), 0
     except jax.errors.JaxRuntimeError as error:
+        if "memory space vmem" in str(error):
+            raise NoFastMemory(
+                f"the compiler has not enough fast memory (vmem): {str(error).splitlines()[0][:300]}; more "
+                "config.train.accumulation means fewer rows at once, and config.model.attention=einsum does without a "
+                "kernel"
+            ) from None
         needed = bytes_wanted(str(error))
         if needed is None:
             raise

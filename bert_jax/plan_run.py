@@ -60,7 +60,7 @@ def plan_run(
       its collective operations. Where a phase does not fit, times are null.
 
     Raises:
-      InputError: the recipe does not fit the mesh, or libtpu knows no such topology.
+      InputError: the recipe does not fit the mesh, libtpu knows no such topology, or the compiler lacks fast memory.
     """
     config = planned_vocabulary(config)
     data, _, _ = mesh_sizes(config.mesh, topology.devices)
@@ -70,11 +70,14 @@ def plan_run(
                 f"config.mesh.data={data} is not divisible by the {topology.slices} hosts of {topology.name}"
             )
         config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, dcn=1))
+    compiling = config  # kernels of GPUs are not to be had on the CPU's devices
+    if topology.is_gpu:
+        compiling = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="einsum"))
     mesh = make_mesh(config.mesh, absent_devices(topology))
     check_mesh(config, mesh)
     phases = []
     for number in range(len(config.phases())):
-        step = compile_step(config, number, mesh)
+        step = compile_step(compiling, number, mesh)
         if dump is not None:
             _dump(step, dump, f"phase-{number}-seq-{config.phases()[number].seq_len}")
         phases.append(_phase(config, number, step, topology))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from bert_jax.compiled_step import NoFastMemory
 from bert_jax.config import Config, MeshConfig
 from bert_jax.plan_run import TIMES, plan_run, planned_vocabulary
 from bert_jax.sharding import check_mesh_sizes, mesh_sizes
@@ -38,11 +39,15 @@ def sweep(config: Config, topology: Topology, dollars: float | None = None) -> d
             tried: list[dict[str, Any]] = []
             for remat in ("none", "dots", "full"):
                 candidate = dataclasses.replace(batched, model=dataclasses.replace(batched.model, remat=remat))
-                tried.append(_row(candidate, topology, dollars))
+                try:
+                    tried.append(_row(candidate, topology, dollars))
+                except NoFastMemory as error:
+                    print(f"passed over: {error}", file=sys.stderr)
+                    continue
                 if tried[-1]["fits"]:
                     break
             rows += tried
-            if not tried[-1]["fits"]:
+            if tried and not tried[-1]["fits"]:
                 break
     if not rows:
         raise InputError(f"no mesh of {topology.name} divides the recipe's batch and model; change global_batch_size")
@@ -51,14 +56,15 @@ def sweep(config: Config, topology: Topology, dollars: float | None = None) -> d
 
 
 def candidate_meshes(config: Config, devices: int) -> Iterator[MeshConfig]:
-    """The recipe's own mesh; all devices on data; all on fsdp; eight ways of fsdp; two of tensor; each once."""
-    seen = set()
+    """The recipe's own mesh; all devices on data; all on fsdp; eight ways of fsdp; two of tensor; each once, and over
+    as many slices as the recipe's."""
+    seen, dcn = set(), config.mesh.dcn
     for mesh in (
         config.mesh,
-        MeshConfig(data=-1, fsdp=1, tensor=1),
-        MeshConfig(data=1, fsdp=-1, tensor=1),
-        MeshConfig(data=-1, fsdp=8, tensor=1),
-        MeshConfig(data=-1, fsdp=1, tensor=2),
+        MeshConfig(data=-1, fsdp=1, tensor=1, dcn=dcn),
+        MeshConfig(data=1, fsdp=-1, tensor=1, dcn=dcn),
+        MeshConfig(data=-1, fsdp=8, tensor=1, dcn=dcn),
+        MeshConfig(data=-1, fsdp=1, tensor=2, dcn=dcn),
     ):
         try:
             sizes = mesh_sizes(mesh, devices)
@@ -86,11 +92,12 @@ def with_batch(config: Config, factor: float) -> Config | None:
 
 
 def _divides(config: Config, topology: Topology) -> bool:
+    sizes = mesh_sizes(config.mesh, topology.devices)
     try:
-        check_mesh_sizes(config, mesh_sizes(config.mesh, topology.devices))
+        check_mesh_sizes(config, sizes)
     except InputError:
         return False
-    return True
+    return sizes[0] % topology.slices == 0  # a slice, or a host of GPUs, holds a part of the data axis
 
 
 def _row(config: Config, topology: Topology, dollars: float | None) -> dict[str, Any]:

@@ -13,14 +13,17 @@ import jax.numpy as jnp
 import pytest
 import small_bert
 
+from bert_jax import plan_run as plan_run_module
 from bert_jax import plan_sweep
 from bert_jax.collectives import Collective
-from bert_jax.compiled_step import bytes_wanted
+from bert_jax.compiled_step import CompiledStep, NoFastMemory, bytes_wanted, compile_or_size
 from bert_jax.config import MeshConfig, PhaseConfig
+from bert_jax.model.partitioning import MESH_AXES
 from bert_jax.plan_advice import advice
 from bert_jax.plan_run import TIMES, _times, between_slices, communication_seconds, plan_run
 from bert_jax.program_cycles import Rates, operations, program_cycles
 from bert_jax.roofline import computing_seconds, moved_bytes
+from bert_jax.sharding import mesh_sizes
 from bert_jax.topology import parse_topology
 from data_prep.errors import InputError
 
@@ -172,6 +175,21 @@ def test_a_run_is_planned_for_gpus_by_a_rule_of_thumb():
     assert phase["step_seconds"] >= phase["flops"] / 989e12
 
 
+def test_gpus_are_planned_with_einsum_whatever_the_recipe_takes(monkeypatch):
+    compiled = []
+
+    def pretended(config, number, mesh):
+        compiled.append(config.model.attention)
+        memory = {"parameters": 1, "optimizer": 2, "batch": 1, "temporary": 1, "program": 1}
+        return CompiledStep(100, memory, "ENTRY %main (p: f32[8]) -> f32[8] {\n  ROOT %a = f32[8]{0} negate(%p)\n}\n")
+
+    monkeypatch.setattr(plan_run_module, "compile_step", pretended)
+    config = small_bert.run_config(attention="cudnn", attention_dropout_rate=0.0, dtype="bfloat16")
+    told = plan_run(config, parse_topology("h100:1"))
+    assert compiled == ["einsum"]
+    assert "attention cudnn" in told["phases"][0]["choices"]  # what the GPU takes
+
+
 def test_gpus_are_named_by_hosts_and_how_many_each_has():
     four = parse_topology("a100:4x8")
     assert (four.devices, four.hosts, four.slices, four.is_gpu) == (32, 4, 4, True)
@@ -189,6 +207,24 @@ def test_the_compilers_refusal_says_how_much_was_wanted():
     text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
     assert bytes_wanted(text + "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.") == round(20.5 * 2**30)
     assert bytes_wanted("INTERNAL: something else") is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space vmem. Used 17.50M of "
+        "16.00M vmem. Exceeded vmem capacity by 1.50M.",
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem while allocating on stack for %attend = f32[8]",
+    ],
+)
+def test_no_room_in_the_chips_fast_memory_is_told_in_a_line(message):
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(message + "\n\nwith much more of it")
+
+    with pytest.raises(NoFastMemory, match=r"vmem.*config\.train\.accumulation") as told:
+        compile_or_size(Lowered())
+    assert "\n" not in str(told.value)
 
 
 def test_times_are_sums_over_the_phases():
@@ -288,6 +324,39 @@ def test_a_sweep_tries_more_remat_only_where_less_does_not_fit_and_puts_the_fast
     assert [row["fits"] for row in told["rows"]] == sorted((row["fits"] for row in told["rows"]), reverse=True)
     meshes = [tuple(row["mesh"].values()) for row in told["rows"]]
     assert len(set(meshes)) == 3  # all on data, all on fsdp, two of tensor; eight of fsdp do not fit on four chips
+
+
+@pytest.mark.parametrize(("name", "dcn"), [("h100:2x2", 1), ("v5e:2x1", 2)])
+def test_a_sweep_takes_meshes_that_lie_in_slices_or_hosts(monkeypatch, name, dcn):
+    asked = []
+
+    def pretended(config, topology, dollars):
+        asked.append(config.mesh)
+        sizes = mesh_sizes(config.mesh, topology.devices)
+        return {"mesh": dict(zip(MESH_AXES, sizes, strict=True)), "fits": True, "bytes_per_device": 1} | dict.fromkeys(
+            TIMES, 1.0
+        )
+
+    monkeypatch.setattr(plan_sweep, "plan_run", pretended)
+    config = small_bert.run_config(rows=64, num_heads=8)
+    config = dataclasses.replace(config, mesh=MeshConfig(dcn=dcn))
+    plan_sweep.sweep(config, parse_topology(name, dcn))
+    sizes = {mesh_sizes(mesh, 4) for mesh in asked}
+    assert sizes == {(4, 1, 1), (2, 1, 2)}  # all on fsdp would leave no data axis to lie in two
+    assert {mesh.dcn for mesh in asked} == {dcn}
+
+
+def test_a_sweep_passes_over_what_the_compiler_has_no_room_for_on_the_chip(monkeypatch, capsys):
+    def pretended(config, topology, dollars):
+        if config.phases()[0].global_batch_size > 32:
+            raise NoFastMemory("too much")
+        fields = dict.fromkeys(TIMES) | {"tokens_per_second": 1.0}
+        return {"mesh": {}, "fits": True, "bytes_per_device": 1, **fields}
+
+    monkeypatch.setattr(plan_sweep, "plan_run", pretended)
+    told = plan_sweep.sweep(small_bert.run_config(rows=64, num_heads=8), parse_topology("v5e:2x2"))
+    assert {tuple(row["global_batch_size"]) for row in told["rows"]} == {(32,)}
+    assert "too much" in capsys.readouterr().err
 
 
 def test_a_sweep_scales_every_phase():
