@@ -25,13 +25,20 @@ def advice(config: Config, topology: Topology, mesh: dict[str, int], phases: lis
     if not all(phase["fits"] for phase in phases):
         return _to_fit(config, topology, mesh, phases)
     said = [*_memory(config, topology, mesh, phases), *_communication(mesh, phases)]
-    cores = max(host_cores(phase, topology) for phase in phases)
-    if cores > _HOST_CORES:
+    loader = loading(topology, phases)
+    if not loader["keeps_up"]:
         said.append(
-            f"the rows of a step take {cores:.0f} cores of each host to plan and assemble; longer rows or fewer chips "
-            "take less"
+            f"the rows of a step take {loader['cores_per_host']:.0f} cores of each host to plan and assemble; longer "
+            "rows or fewer chips take less"
         )
     return said
+
+
+def loading(topology: Topology, phases: list[dict[str, Any]]) -> dict[str, Any]:
+    """The cores of a host that the loader takes in the phase that wants most, and whether it has so many, by what is
+    assumed of it."""
+    cores = max(host_cores(phase, topology) for phase in phases)
+    return {"cores_per_host": cores, "cores_assumed": _HOST_CORES, "keeps_up": cores <= _HOST_CORES}
 
 
 def host_cores(phase: dict[str, Any], topology: Topology) -> float:

@@ -23,17 +23,18 @@ from bert_jax.data.plan import RowSettings
 from bert_jax.evaluate import open_corpora
 from bert_jax.metrics import peak_flops, step_flops
 from bert_jax.model.choices import explained
-from bert_jax.plan_advice import advice
+from bert_jax.plan_advice import advice, loading
 from bert_jax.program_cycles import program_cycles
 from bert_jax.sharding import check_mesh, make_mesh, mesh_sizes
-from bert_jax.topology import Topology
+from bert_jax.topology import PRICES, Topology
 from data_prep.errors import InputError
 from data_prep.files import whole_file
 
 USUAL_VOCABULARY = 30_522  # BERT's, where neither recipe nor corpus says
 OPTIMISM = (
-    "an estimate: cycles by the compiler, communication by bytes over links, host time left out; "
-    "not compared with real devices"
+    "an estimate: cycles by the compiler, Pallas kernels at twice their bound (by the compiler's schedule of its "
+    "instructions the attention kernel with dropout takes two to three times that on a v4), communication by bytes "
+    "over links, host time left out; not compared with real devices"
 )
 ROOFLINE = (
     "a rule of thumb: memory and exchanges by the same step's program for CPUs, computing by FLOPs at peak or by bytes "
@@ -56,7 +57,8 @@ def plan_run(
     Returns:
       fits, bytes_per_device (of the largest phase), step_seconds, tokens_per_second, mfu (each over the whole run),
       hours, cost (dollars), communication_share (of the time, had it nothing to hide behind), rows_per_second_per_host
-      (what the loader must give), advice (sentences), and of each phase the same with its memory by what holds it and
+      (what the loader must give), loader (the cores that this takes, and whether a host has them), price (dollars a
+      chip-hour, and where from), advice (sentences), and of each phase the same with its memory by what holds it and
       its collective operations. Where a phase does not fit, times are null.
 
     Raises:
@@ -84,6 +86,7 @@ def plan_run(
     fits = all(phase["fits"] for phase in phases)
     result = {"fits": fits, "bytes_per_device": max(phase["bytes_per_device"] for phase in phases)}
     result |= _times(phases, topology, dollars) if fits else dict.fromkeys((*TIMES, "rows_per_second_per_host"))
+    result |= {"price": price(topology, dollars), "loader": loading(topology, phases) if fits else None}
     result |= {"device": topology.name, "mesh": dict(mesh.shape)}
     result["note"] = ROOFLINE if topology.is_gpu else OPTIMISM
     return result | {"advice": advice(config, topology, dict(mesh.shape), phases), "phases": phases}
@@ -182,17 +185,25 @@ def _times(phases: list[dict[str, Any]], topology: Topology, dollars: float | No
     seconds, steps = total("step_seconds"), sum(phase["steps"] for phase in phases)
     peak = peak_flops(topology.generation.kind)
     assert peak is not None
-    price = topology.generation.dollars if dollars is None else dollars
+    hourly = price(topology, dollars)["dollars_per_chip_hour"]
     communicating = total("communication_seconds")
     return {
         "step_seconds": seconds / steps,
         "tokens_per_second": total("tokens") / seconds,
         "mfu": total("flops") / seconds / (peak * topology.devices),
         "hours": seconds / 3600,
-        "cost": None if price is None else seconds / 3600 * topology.chips * price,
+        "cost": None if hourly is None else seconds / 3600 * topology.chips * hourly,
         "communication_share": communicating / (communicating + total("computing_seconds")),
         "rows_per_second_per_host": max(phase["rows"] / phase["step_seconds"] for phase in phases) / topology.hosts,
     }
+
+
+def price(topology: Topology, dollars: float | None) -> dict[str, Any]:
+    """Dollars a chip-hour, those given or else of the list, and where they are from."""
+    if dollars is not None:
+        return {"dollars_per_chip_hour": dollars, "source": "--price"}
+    known = topology.generation.dollars
+    return {"dollars_per_chip_hour": known, "source": None if known is None else PRICES}
 
 
 def _dump(step: CompiledStep, folder: Path, name: str) -> None:

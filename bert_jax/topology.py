@@ -9,6 +9,12 @@ from bert_jax.metrics import PEAK_FLOPS
 from bert_jax.program_cycles import Rates
 from data_prep.errors import InputError
 
+PRICES = (
+    "on demand in the cheapest region of the United States: v5e and v5p as a guide of January 2026 has them "
+    "(artificial-intelligence-wiki.com, Google TPU v5 Guide), v4 and v6e by hearsay; Google's own list was not seen, "
+    "and prices change: give yours with --price"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
@@ -31,9 +37,7 @@ class Generation:
         it follows from a pod's bisection: 24 TB/s over the 512 links that cross the middle of 16x16x16, both ways.
       dcn: bytes a second of a chip's share of the data centre's network, one way: v5p 50 Gbit/s a chip; v5e 6.4 and v6e
         25.6 Tbit/s a pod of 256. For v4 nothing is published; v5p's is assumed.
-      dollars: a chip-hour on demand in the cheapest region of the United States: v5e and v5p as a guide of January 2026
-        has them (artificial-intelligence-wiki.com, "Google TPU v5 Guide"), v4 and v6e by hearsay. Google's own list of
-        prices was not seen, and prices change: look yours up. None where nothing is assumed.
+      dollars: a chip-hour, as `PRICES` says; None where nothing is assumed.
     """
 
     kind: str

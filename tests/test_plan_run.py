@@ -19,12 +19,12 @@ from bert_jax.collectives import Collective
 from bert_jax.compiled_step import CompiledStep, NoFastMemory, bytes_wanted, compile_or_size
 from bert_jax.config import MeshConfig, PhaseConfig
 from bert_jax.model.partitioning import MESH_AXES
-from bert_jax.plan_advice import advice
-from bert_jax.plan_run import TIMES, _times, between_slices, communication_seconds, plan_run
+from bert_jax.plan_advice import advice, host_cores
+from bert_jax.plan_run import TIMES, _times, between_slices, communication_seconds, plan_run, price
 from bert_jax.program_cycles import Rates, operations, program_cycles
 from bert_jax.roofline import computing_seconds, moved_bytes
 from bert_jax.sharding import mesh_sizes
-from bert_jax.topology import parse_topology
+from bert_jax.topology import PRICES, parse_topology
 from data_prep.errors import InputError
 
 RATES = Rates(flops=100.0, bytes=10.0)
@@ -113,6 +113,7 @@ def test_bytes_that_a_program_moves_are_those_of_its_results_twice():
     assert computing_seconds(1e3, PROGRAM, 1e11, 10.0) == pytest.approx(2 * written / 10.0)
 
 
+NOTHING = "ENTRY %main (p: f32[8]) -> f32[8] {\n  ROOT %a = f32[8]{0} negate(%p)\n}\n"
 STACKING = """HloModule jit_train_step, is_scheduled=true
 
 %stacked (p0: s32[], p1: bf16[12,8], p2: f32[8]) -> (bf16[12,8], f32[8]) {
@@ -181,7 +182,7 @@ def test_gpus_are_planned_with_einsum_whatever_the_recipe_takes(monkeypatch):
     def pretended(config, number, mesh):
         compiled.append(config.model.attention)
         memory = {"parameters": 1, "optimizer": 2, "batch": 1, "temporary": 1, "program": 1}
-        return CompiledStep(100, memory, "ENTRY %main (p: f32[8]) -> f32[8] {\n  ROOT %a = f32[8]{0} negate(%p)\n}\n")
+        return CompiledStep(100, memory, NOTHING)
 
     monkeypatch.setattr(plan_run_module, "compile_step", pretended)
     config = small_bert.run_config(attention="cudnn", attention_dropout_rate=0.0, dtype="bfloat16")
@@ -268,6 +269,25 @@ def test_communication_hides_behind_computing_only_where_the_program_lets_it():
     assert two.chips == 32 and two.accelerator_type == "v5litepod-16"
     assert between_slices(3_125_000_000, two) == pytest.approx(1.0)  # half of it twice
     assert between_slices(3_125_000_000, parse_topology("v5e:4x4")) == 0.0
+
+
+def test_a_plan_says_its_price_and_whether_the_loader_keeps_up(monkeypatch):
+    memory = {"parameters": 1, "optimizer": 2, "batch": 1, "temporary": 1, "program": 1}
+    monkeypatch.setattr(plan_run_module, "compile_step", lambda *_: CompiledStep(100, memory, NOTHING))
+    config, here = small_bert.run_config(rows=4096, hidden_size=64, num_heads=4), parse_topology("h100:1")
+    told = plan_run(config, here)
+    assert told["price"] == {"dollars_per_chip_hour": None, "source": None} and told["cost"] is None
+    assert plan_run(config, here, 2.5)["price"] == {"dollars_per_chip_hour": 2.5, "source": "--price"}
+    assert price(parse_topology("v5e:2x2"), None) == {"dollars_per_chip_hour": 1.2, "source": PRICES}
+    assert "2026" in PRICES
+    loader = told["loader"]
+    (phase,) = told["phases"]
+    assert loader["cores_per_host"] == pytest.approx(host_cores(phase, here))
+    assert loader["keeps_up"] is (loader["cores_per_host"] <= loader["cores_assumed"])
+    assert loader["keeps_up"] is not any("cores of each host" in sentence for sentence in told["advice"])
+    memory["temporary"] = 10**12
+    monkeypatch.setattr(plan_run_module, "compile_step", lambda *_: CompiledStep(10**12, memory, NOTHING))
+    assert plan_run(config, here)["loader"] is None
 
 
 def told_phase(**changes):
@@ -399,6 +419,7 @@ def test_a_small_step_is_compiled_for_four_chips_that_are_not_here(tmp_path):
     assert told["tokens_per_second"] == pytest.approx(32 * 128 / told["step_seconds"])
     assert told["hours"] == pytest.approx(600 * told["step_seconds"] / 3600)
     assert told["cost"] == pytest.approx(told["hours"] * 4 * 2)
+    assert told["price"] == {"dollars_per_chip_hour": 2.0, "source": "--price"} and told["loader"]["keeps_up"] is True
     (text,) = (tmp_path / "dump").glob("*.txt")
     assert text.read_text().startswith("HloModule")
     (memory,) = (tmp_path / "dump").glob("*.json")
