@@ -16,6 +16,9 @@ from data_prep.manifest import manifest_bytes, manifest_fingerprint
 from data_prep.record_layout import read_ends
 from data_prep.storage import Folder, is_url, local_folder
 
+# Input files in the report: a corpus may be made of a million, and the manifest has them all.
+_SOURCES = 20
+
 
 def check(path: str | Path) -> tuple[dict[str, Any], str | None]:
     """The audit of the corpus at `path`, with its fingerprint, and what is wrong with it, or None.
@@ -43,11 +46,13 @@ def check(path: str | Path) -> tuple[dict[str, Any], str | None]:
         return {}, damage
     # Refuses a newer format; the manifest is whole.
     opened = Corpus.open(path)
-    splits = manifest["splits"]
+    splits, sources = manifest["splits"], manifest["audit"]["sources"]
     report = {
         "fingerprint": opened.fingerprint,
         "format_version": manifest["format_version"],
         **manifest["audit"],
+        "sources": dict(sorted(sources.items())[:_SOURCES]),
+        "sources_not_shown": max(len(sources) - _SOURCES, 0),
         "shards": {name: len(entry["shards"]) for name, entry in splits.items()},
         "notes": manifest["notes"],
         "settings": manifest["settings"],

@@ -168,3 +168,16 @@ def test_unfinished_none_and_newer(copy, tmp_path):
     (copy / corpus_files.MANIFEST).write_bytes(manifest_bytes(manifest))
     with pytest.raises(InputError, match="upgrade"):
         check.check(copy)
+
+
+def test_of_many_files_some_are_shown(tmp_path):
+    """The manifest has all of them."""
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    for i, text in enumerate(many_texts(25)):
+        write_jsonl(tmp_path / f"{i:02d}.jsonl", [text])
+    manifest = build_corpus([str(tmp_path / "*.jsonl")], tokenizer, tmp_path / "out", workers=1)
+    report, damage = check.check(tmp_path / "out")
+    assert damage is None
+    assert list(report["sources"]) == [f"{i:02d}.jsonl" for i in range(20)]
+    assert report["sources_not_shown"] == 5
+    assert report["inputs"]["unnamed"]["documents_in"] == 25 == len(manifest["audit"]["sources"])
