@@ -47,6 +47,16 @@ def test_each_phase_compiles_once(full_run):
     assert [line["step"] for line in runs.numbers(workdir) if "loss" in line] == list(range(24))
 
 
+def test_a_restart_compiles_nothing_that_the_run_has_compiled(recipe, tmp_path):
+    """By the cache in the run directory, where no variable names another."""
+    run, own = tmp_path / "run", {"JAX_COMPILATION_CACHE_DIR": None, "JAX_LOG_COMPILES": "1"}
+    found = r"Persistent compilation cache hit for 'jit_train_step'"
+    for nth, found_there in ((5, False), (2, True)):
+        code, said = train(recipe, run, fault={"where": "step", "nth": nth, "what": "kill"}, **own)
+        assert code == KILLED and bool(re.search(found, said)) == found_there, said[-3000:]
+        assert len(list((run / "compile_cache").glob("jit_train_step-*-cache"))) == 1
+
+
 def test_killed_at_every_kind_of_moment_equals_uninterrupted(recipe, whole, tmp_path):
     """One run, killed again and again, each time somewhere else."""
     moments = [

@@ -77,8 +77,8 @@ def make_full_recipe(directory: Path) -> Path:
     return recipe
 
 
-def start(recipe: Path, workdir: Path, *overrides: str, **environment: str) -> subprocess.Popen:
-    """`bert-jax pretrain` in a process of its own."""
+def start(recipe: Path, workdir: Path, *overrides: str, **environment: str | None) -> subprocess.Popen:
+    """`bert-jax pretrain` in a process of its own, with further variables, or without those that are None."""
     cache = Path(os.environ.get("PYTEST_SHARED_TMP", str(recipe.parent))) / "compile_cache"
     variables = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -94,7 +94,7 @@ def start(recipe: Path, workdir: Path, *overrides: str, **environment: str) -> s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=variables,
+        env={name: value for name, value in variables.items() if value is not None},
     )
 
 
@@ -104,7 +104,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, said
 
 
-def train(recipe: Path, workdir: Path, *overrides: str, **environment: str) -> tuple[int, str]:
+def train(recipe: Path, workdir: Path, *overrides: str, **environment: str | None) -> tuple[int, str]:
     return finish(start(recipe, workdir, *overrides, **environment))
 
 
