@@ -13,6 +13,10 @@ import training_runs as runs
 from small_corpora import tree
 
 from bert_jax import checkpoint
+from bert_jax.config_file import load
+from bert_jax.data.load import Loader
+from bert_jax.evaluate import open_corpora
+from data_prep.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +195,38 @@ def test_two_processes_train_the_same_run_as_one(recipe, whole, tmp_path):
                 assert together[name] == value
             else:
                 assert together[name] == pytest.approx(value, rel=2e-5, abs=2e-6), name
+
+
+def border_of_blocks(path):
+    """(step, batch size) with which the step begins at the head of a block that is not the first."""
+    for size in range(6, 30):
+        config = load(str(path), [f"--config.train.global_batch_size={size}"])
+        corpora = open_corpora(config)
+        loader = Loader(config, corpora, load_tokenizer(corpora[0].tokenizer_dir))
+        position = loader.start()
+        for step in range(16):
+            if step >= 4 and position.corpora[0].row == 0:
+                return step, size
+            position = loader.skip(position, step)
+    raise AssertionError("no batch size divides the rows of the first blocks")
+
+
+def test_two_phases_alike_are_one_phase_of_their_steps(recipe, tmp_path):
+    """To the last bit: optimizer and schedule go on over the border, which is one of blocks, so that no row is left
+    out."""
+    path = tmp_path / "one.py"
+    text = (
+        recipe.read_text().replace("block_tokens=4000", "block_tokens=1024").replace("accumulation=2", "accumulation=1")
+    )
+    path.write_text(text)
+    step, size = border_of_blocks(path)
+    parts = ", ".join(f"dict(num_steps={n}, seq_len=32, global_batch_size={size})" for n in (step, 5))
+    (tmp_path / "two.py").write_text(text.replace("    return", f"    config.train.phases = [{parts}]\n    return"))
+    steps = (f"--config.train.num_steps={step + 5}", f"--config.train.global_batch_size={size}")
+    assert runs.train(path, tmp_path / "one", *steps)[0] == 0
+    code, said = runs.train(tmp_path / "two.py", tmp_path / "two")
+    assert code == 0, said
+    assert runs.difference(tmp_path / "one", tmp_path / "two") is None
 
 
 @pytest.mark.parametrize(
