@@ -48,7 +48,8 @@ class SavedModel:
     `objective` is `nsp`, `sop` or `mlm`, or the task of a fine-tuned model; `params` a nested dict of float32 arrays on
     the host; `card` the labels and settings of a fine-tuned model, or empty; `dtypes` says of which kind each tensor of
     an imported model was that was not float32 (its Hugging Face name to `float16` or `bfloat16`); `carried` holds what
-    an imported model brought and does not use itself (a pooler, say), for the way back.
+    an imported model brought and does not use itself (a pooler, say), and `hf_fields` what its config.json says of its
+    training, both for the way back.
     """
 
     config: ModelConfig
@@ -59,6 +60,7 @@ class SavedModel:
     card: dict[str, Any]
     dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
     carried: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hf_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -189,7 +191,8 @@ def load_model(directory: str | Path, step: int | None = None) -> SavedModel:
     card, dtypes, carried = run.get("card", {}), run.get("dtypes", {}), params.pop("carried", {})
     # How the run computed is no property of the model: this machine may have other kernels.
     model = dataclasses.replace(config.model, attention="auto", layers="auto")
-    return SavedModel(model, config.data.objective, params, directory / "tokenizer", step, card, dtypes, carried)
+    tokenizer, objective, hf_fields = directory / "tokenizer", config.data.objective, run.get("hf_fields", {})
+    return SavedModel(model, objective, params, tokenizer, step, card, dtypes, carried, hf_fields)
 
 
 def save_model(directory: str | Path, model: SavedModel) -> None:
@@ -211,8 +214,8 @@ def write_model(directory: Path, model: SavedModel) -> None:
     config = Config(model=model.config)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, objective=model.objective))
     write_json(directory / "config.json", config_json(config))
-    dtypes = {"dtypes": model.dtypes} if model.dtypes else {}
-    write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card} | dtypes)
+    imported = {name: value for name in ("dtypes", "hf_fields") if (value := getattr(model, name))}
+    write_json(directory / "run.json", {"format_version": FORMAT_VERSION, "card": model.card} | imported)
     shutil.copytree(model.tokenizer_dir, directory / "tokenizer")
     _write_arrays(directory, model.step, model.arrays)
     checksums.write(directory / "checkpoints" / str(model.step))

@@ -10,7 +10,7 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.convert.importing import open_model
-from bert_jax.model.bert import Params, bind
+from bert_jax.model.bert import Params, bind, bind_encoder
 from bert_jax.own_tokenizer import own_tokenizer
 from data_prep.errors import InputError
 from data_prep.tokenizer import Tokenizer
@@ -52,11 +52,20 @@ class Model:
         return {"input_ids": ids, "token_type_ids": types, "position_ids": positions, "segment_ids": segments}
 
     def hidden_states(self, params: Params, batch: Batch) -> jax.Array:
-        """Hidden states of the last layer, [B,S,D], in `config.dtype`."""
-        return bind(self.config, self.objective, params).encode(batch)
+        """Hidden states of the last layer, [B,S,D], in `config.dtype`; a task's head has no part in them."""
+        return bind_encoder(self.config, "mlm", {name: params[name] for name in ("embeddings", "layers")}).encode(batch)
 
     def word_logits(self, params: Params, batch: Batch) -> jax.Array:
-        """Logits of the masked-word head at every position, float32 [B,S,V]."""
+        """Logits of the masked-word head at every position, float32 [B,S,V].
+
+        Raises:
+          InputError: the model has no such head.
+        """
+        if "mlm" not in params:
+            raise InputError(
+                f"a {self.objective} model predicts no words; its hidden states are there, and for a task's answers "
+                "there is bert-jax predict"
+            )
         bert = bind(self.config, self.objective, params)
         hidden = bert.encode(batch)
         everywhere = jnp.broadcast_to(jnp.arange(hidden.shape[1]), hidden.shape[:2])
@@ -64,7 +73,7 @@ class Model:
 
 
 def load(directory: str | Path, step: int | None = None, dtype: str = "float32") -> tuple[Model, Params]:
-    """A pretrained model and its params, float32, from a run, what `from-hf` wrote, or a Hugging Face directory.
+    """A model and its params, float32: of a run, a fine-tuning, an import, or a Hugging Face directory.
 
     Args:
       directory: on this machine.
@@ -72,10 +81,8 @@ def load(directory: str | Path, step: int | None = None, dtype: str = "float32")
       dtype: of the large products, "float32" or "bfloat16".
 
     Raises:
-      InputError: no model there, or one with a task head.
+      InputError: no model there.
     """
     saved = open_model(directory, step)
-    if "mlm" not in saved.params:
-        raise InputError(f"{directory} is a {saved.objective} model; load a pretrained one, and use predict for this")
     config = dataclasses.replace(saved.config, dtype=dtype)
     return Model(config, saved.objective, own_tokenizer(saved)), jax.tree.map(jnp.asarray, saved.params)

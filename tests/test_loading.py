@@ -12,6 +12,7 @@ from bert_jax import checkpoint, load
 from bert_jax.convert import to_hf
 from bert_jax.convert.reference import forward
 from bert_jax.fill_mask import fill_mask
+from bert_jax.model.bert import bind_encoder
 from data_prep.errors import InputError
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "in_jax.md"
@@ -39,9 +40,6 @@ def test_bad_input(tmp_path):
         with pytest.raises(InputError, match="a length from 3 to 20"):
             model.batch(texts, length)
     assert model.batch(["the film is very good ."], 5)["input_ids"].shape == (1, 5)
-    (tmp_path / "other").mkdir()
-    with pytest.raises(InputError, match="load a pretrained one"):
-        load(save(tmp_path / "other", "classification"))
 
 
 @pytest.mark.parametrize("kernel", ["pallas", "cudnn"])
@@ -52,3 +50,20 @@ def test_a_run_whose_config_names_a_kernel_is_a_model_anywhere(tmp_path, kernel)
     )
     model, params = load(tmp_path / "run")
     assert model.hidden_states(params, model.batch(["the film is very good ."])).shape[:2] == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("objective", "sizes"),
+    [("classification", {}), ("tagging", {}), ("qa", {}), ("rtd", {"family": "electra", "embedding_size": 8})],
+)
+def test_hidden_states_of_any_model(tmp_path, objective, sizes):
+    """Those of the encoder under a task's head, or a discriminator's, are those of a masked model with that encoder."""
+    saved = saved_model(tmp_path, objective, **sizes)
+    checkpoint.save_model(tmp_path / "model", saved)
+    model, params = load(tmp_path / "model")
+    batch = model.batch(["the film is very good .", "a sad book"])
+    encoder = {name: saved.params[name] for name in ("embeddings", "layers")}
+    masked = bind_encoder(saved.config, "mlm", encoder)
+    np.testing.assert_allclose(model.hidden_states(params, batch), masked.encode(batch), atol=1e-6)
+    with pytest.raises(InputError, match=f"{objective} model predicts no words; its hidden states"):
+        model.word_logits(params, batch)

@@ -23,6 +23,9 @@ BERT_FIELDS: Fields = {
     "layer_norm_eps": ("layer_norm_eps", 1e-12),
 }
 
+# What says how a model was trained, and matters to who goes on in transformers: kept for the way back.
+OF_TRAINING = ("initializer_range", "classifier_dropout", "seq_classif_dropout", "qa_dropout", "sinusoidal_pos_embds")
+
 _MOST, _MOST_LAYERS = 10**9, 10**4  # far above what there is, and small enough to count with
 
 # What the model has no other choice of; theirs must agree where it is said.

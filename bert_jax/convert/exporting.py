@@ -156,7 +156,7 @@ def _write_model(directory: Path, model: SavedModel, pad_id: int, form: Form) ->
     }
     kinds = [tensor.dtype for tensor in tensors.values()]
     usual = max(DTYPES, key=kinds.count)
-    fields: dict[str, Any] = {"pad_token_id": pad_id} | family.config_to_hf(model.config)
+    fields: dict[str, Any] = {"pad_token_id": pad_id} | family.config_to_hf(model.config) | model.hf_fields
     fields |= {
         "architectures": [family.architecture(objective)],
         "dtype": usual,

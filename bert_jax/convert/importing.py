@@ -7,6 +7,7 @@ from typing import Any
 
 from bert_jax import checkpoint
 from bert_jax.checkpoint import SavedModel, read_json
+from bert_jax.convert.config_fields import OF_TRAINING
 from bert_jax.convert.families import FAMILIES
 from bert_jax.convert.hf_files import CONFIG_FILE, Tensors, is_hf_directory, open_tensors
 from bert_jax.convert.mapping import Family
@@ -83,7 +84,8 @@ def read_hf(directory: Path) -> SavedModel:
         shapes = abstract_params(config, objective)
     params = read_params(family, config, objective, shapes, tensors, directory)
     kinds, carried = dtypes(family, config, params, tensors), params.pop("carried", {})
-    return SavedModel(config, objective, params, directory, 0, card, kinds, carried)
+    of_training = {name: fields[name] for name in OF_TRAINING if name in fields}
+    return SavedModel(config, objective, params, directory, 0, card, kinds, carried, of_training)
 
 
 def _architecture(fields: dict[str, Any], where: Path) -> tuple[Family, str]:

@@ -28,6 +28,9 @@ TABLE = (
 )
 
 
+_FIELDS = dict(BERT_FIELDS) | {"vocab_size": ("vocab_size", 50265)}
+
+
 def _config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return fields_to_hf(config, BERT_FIELDS, BERT_FIXED) | {
         "max_position_embeddings": config.max_position_embeddings + config.position_offset,
@@ -36,7 +39,8 @@ def _config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def _config_from_hf(model_type: str, said: dict[str, Any], where: str) -> ModelConfig:
-    config = fields_from_hf(said, where, model_type, BERT_FIELDS, BERT_FIXED)
+    fields = _FIELDS if model_type == "roberta" else BERT_FIELDS
+    config = fields_from_hf(said, where, model_type, fields, BERT_FIXED)
     pad_id = said.get("pad_token_id", 1)
     if not isinstance(pad_id, int) or not 0 <= pad_id < config.max_position_embeddings - 1:
         raise InputError(f"{where}: pad_token_id is {pad_id!r}; positions begin after it, so it must be a small number")

@@ -95,6 +95,7 @@ def finetune(
         raise InputError(f"--max-seq-len {max_seq_len} exceeds the {positions} positions of {init}; lower it")
     tokenizer = own_tokenizer(saved)
     ready = TASKS[task](Path(train), Path(dev), saved, tokenizer, max_seq_len, **options)
+    _tell_other_dropout(saved, init)
     config = _compute_config(saved.config)
     params = _first_params(saved, ready, seed, init)
 
@@ -127,6 +128,7 @@ def finetune(
     result = {"task": task, "dev": kept, "best_epoch": best + 1, "epochs": history}
     card = {"task": task, "labels": ready.labels, "max_seq_len": max_seq_len} | ready.card
     model = SavedModel(saved.config, task, best_params, saved.tokenizer_dir, steps // epochs * (best + 1), card)
+    model = dataclasses.replace(model, hf_fields=saved.hf_fields)
     _write(workdir, model, tokenizer, result)
     return result
 
@@ -167,6 +169,15 @@ def _check_settings(
 def _compute_config(config: ModelConfig) -> ModelConfig:
     """CPUs have no fast bfloat16."""
     return dataclasses.replace(config, dtype="float32") if jax.default_backend() == "cpu" else config
+
+
+def _tell_other_dropout(saved: SavedModel, init: str | Path) -> None:
+    """Heads here have one rate; an imported model may have been trained with another."""
+    rate = saved.config.hidden_dropout_rate
+    for name in ("classifier_dropout", "seq_classif_dropout", "qa_dropout"):
+        said = saved.hf_fields.get(name)
+        if said not in (None, rate):
+            print(f"{init}: {name} {said} is not used here: heads drop {rate}, as hidden states do", file=sys.stderr)
 
 
 def _first_params(saved: SavedModel, task: Task, seed: int, init: str | Path) -> Params:

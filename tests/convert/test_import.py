@@ -242,6 +242,13 @@ def test_masked_model_that_carries_both_heads_keeps_them(hf):
         (None, {"model_type": "roberta"}, "does not belong"),
         (None, {"auto_map": {"AutoModel": "code.Model"}}, "never run"),
         (None, {"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; only 'gelu'"),
+        (
+            None,
+            {"position_embedding_type": "relative_key"},
+            "position_embedding_type is 'relative_key'; only 'absolute'",
+        ),
+        (None, {"is_decoder": True}, "is_decoder is True; only False"),
+        (None, {"add_cross_attention": True}, "add_cross_attention is True; only False"),
         (None, {"hidden_size": "16"}, "hidden_size is '16'"),
         (None, {"hidden_size": 32}, "has shape .* asks for"),
         (None, {"num_attention_heads": 3}, "not divisible"),
@@ -304,6 +311,15 @@ def test_tokenizer_larger_than_the_embeddings(hf, tmp_path):
         from_hf(hf, tmp_path / "ours")
 
 
+def test_padding_of_another_tokenizer(tmp_path):
+    """RoBERTa's positions begin after its padding's id, so another padding would move them all."""
+    saved = saved_model(tmp_path, "mlm", family="roberta", position_offset=2, type_vocab_size=1)
+    _write_model(tmp_path / "words", saved, 1, Form())
+    with pytest.raises(InputError, match=r"pad_token_id is 1 in config.json, and the tokenizer's is 0; use"):
+        from_hf(tmp_path / "words", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
 def test_classifier_comes_back(tmp_path):
     model = saved_model(tmp_path, "classification")
     to_hf(save(tmp_path, "classification"), tmp_path / "hf")
@@ -330,6 +346,26 @@ def test_what_an_imported_classifier_says_of_its_outputs_comes_back(tmp_path, pr
     _write_model(tmp_path / "again", read_hf(tmp_path), 0, Form())
     before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in (".", "again"))
     assert after == before and after.get("problem_type") == problem and after["id2label"] == fields["id2label"]
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("bert", {"initializer_range": 0.05, "classifier_dropout": 0.3}),
+        ("bert", {"classifier_dropout": None}),
+        ("distilbert", {"seq_classif_dropout": 0.4, "qa_dropout": 0.3, "sinusoidal_pos_embds": True}),
+    ],
+)
+def test_fields_of_training_come_back(tmp_path, family, fields):
+    """They matter to who goes on in transformers."""
+    sizes = {"type_vocab_size": 0} if family == "distilbert" else {}
+    _write_model(tmp_path, saved_model(tmp_path, "classification", family=family, **sizes), 0, Form())
+    said = json.loads((tmp_path / "config.json").read_text()) | fields
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    checkpoint.save_model(tmp_path / "ours", dataclasses.replace(read_hf(tmp_path), tokenizer_dir=tmp_path / "words"))
+    (tmp_path / "again").mkdir()
+    _write_model(tmp_path / "again", checkpoint.load_model(tmp_path / "ours"), 0, Form())
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == said
 
 
 @pytest.mark.parametrize(
@@ -461,6 +497,21 @@ def test_more_positions_repeat_the_learned_ones(tmp_path, family):
     same_trees(params["layers"], saved.params["layers"])
     with pytest.raises(InputError, match=r"has max_position_embeddings=20, the run asks for .*=10; give"):
         initial_params(extended(run, max_position_embeddings=10), tokenizer)
+
+
+def test_untied_tables_grow_together(hf, tmp_path):
+    words, saved = [f"word{i}" for i in range(110)], saved_model(tmp_path, "mlm", tie_word_embeddings=False)
+    checkpoint.save_model(tmp_path / "model", saved)
+    run = run_of(dataclasses.replace(saved.config, vocab_size=137), tmp_path / "model", "mlm")
+    params = initial_params(extended(run), grown(hf, tmp_path / "more", *words))
+    for path in ("embeddings/word/embedding", "mlm/decoder/embedding", "mlm/decoder/bias"):
+        old, new = (dict(leaves(tree))[path] for tree in (saved.params, params))
+        np.testing.assert_array_equal(new[:27], old[:27])
+        mean = np.broadcast_to(old[:27].mean(0), new[27:137].shape)
+        np.testing.assert_allclose(new[27:137], mean, rtol=1e-5, atol=1e-7, err_msg=path)
+        assert len(new) == 256 and not new[137:].any()
+    tables = params["embeddings"]["word"]["embedding"], params["mlm"]["decoder"]["embedding"]
+    assert not np.array_equal(*tables)
 
 
 def test_rows_past_the_tokenizer_are_left_out(tmp_path):

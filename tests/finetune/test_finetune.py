@@ -1,17 +1,19 @@
 """Fine-tuning learns what can be learned, writes a whole directory, and repeats itself; predictions follow."""
 
+import dataclasses
 import json
 import random
 
 import numpy as np
 import pytest
-from saved_models import BAD, GOOD, save
+from saved_models import BAD, GOOD, save, saved_model
 from wrong_tuning import refused
 
 from bert_jax import checkpoint
 from bert_jax.convert import to_hf
 from bert_jax.finetune import finetune
 from bert_jax.finetune.predict import predict
+from bert_jax.finetune.train import _tell_other_dropout
 from data_prep.errors import InputError
 
 SETTINGS = {"epochs": 4, "batch_size": 16, "learning_rate": 1e-2, "max_seq_len": 16}
@@ -204,3 +206,21 @@ def test_bad_input_of_predict(files, tuned, tmp_path):
     with pytest.raises(InputError, match="is no directory"):
         predict(workdir, folder / "dev.tsv", tmp_path / "no" / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, ""),
+        ({"classifier_dropout": None}, ""),
+        ({"classifier_dropout": 0.1}, ""),
+        (
+            {"classifier_dropout": 0.3},
+            "m: classifier_dropout 0.3 is not used here: heads drop 0.1, as hidden states do\n",
+        ),
+        ({"qa_dropout": 0.2}, "m: qa_dropout 0.2 is not used here: heads drop 0.1, as hidden states do\n"),
+    ],
+)
+def test_a_heads_own_dropout_is_named(tmp_path, capsys, fields, said):
+    _tell_other_dropout(dataclasses.replace(saved_model(tmp_path), hf_fields=fields), "m")
+    assert capsys.readouterr().err == said

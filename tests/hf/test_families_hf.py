@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from family_models import CLASSES, make
+from family_models import CLASSES, CONFIGS, make
 from safetensors.torch import load_file, save_file
 from saved_models import write_tokenizer
 
 from bert_jax import checkpoint
 from bert_jax.convert import Form, gate, to_hf
+from bert_jax.convert.exporting import _write_model
 from bert_jax.convert.families import FAMILIES
 from bert_jax.convert.hf_writing import write_directory
 from bert_jax.convert.importing import read_hf
@@ -44,6 +45,30 @@ def test_equal_outputs_and_tensors(tmp_path, family, kind, tied):
     assert before.keys() <= after.keys()
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_config_json_does_not_say_is_what_transformers_takes(family):
+    said = CONFIGS[family]().__class__().to_dict()
+    assert FAMILIES[family].config_from_hf({}, "") == FAMILIES[family].config_from_hf(said, "")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_tensor_keeps_its_own_kind(tmp_path, family, kind):
+    """Norms in float32, all else in a half, as mixed precision leaves them."""
+    make(family, dict(CLASSES[::-1])[family], tie_word_embeddings=False).save_pretrained(tmp_path)
+    before = {
+        name: tensor if "norm" in name.lower() else tensor.to(kind)
+        for name, tensor in load_file(tmp_path / "model.safetensors").items()
+    }
+    save_file(before, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "again").mkdir()
+    _write_model(tmp_path / "again", read_hf(tmp_path), 0, Form())
+    after = load_file(tmp_path / "again" / "model.safetensors")
+    assert before.keys() == after.keys() and {tensor.dtype for tensor in before.values()} == {kind, torch.float32}
+    for name, tensor in before.items():
+        assert after[name].dtype == tensor.dtype and torch.equal(after[name], tensor), name
 
 
 BARE = [
