@@ -66,7 +66,7 @@ def main() -> None:
         told = {"remat": remat, "rows": rows, "bytes_per_device": step.bytes_per_device, "bytes_a_row": round(a_row)}
         table.append(told | {"computing_seconds_a_row": seconds / rows})
         print(json.dumps(table[-1]), file=sys.stderr, flush=True)
-    print(f"{'remat':>6} {'rows a device':>14} {'GB':>6} {'GB a row':>9} {'ms a row':>9}")
+    print(f"{'remat':>6} {'rows a device':>14} {'GiB':>6} {'GiB a row':>9} {'ms a row':>9}")
     for row in table:
         print(
             f"{row['remat']:>6} {row['rows']:>14} {row['bytes_per_device'] / 2**30:>6.2f} "

@@ -9,7 +9,7 @@ The figure to quote is that of the best batch. The table names the dearest opera
 `--extrapolate 2,4` compiles so many layers only, and continues the line through both figures to the size's layers:
 cycles and bytes grow by the layer, and whether a batch fits is judged by those bytes. `--extrapolate 2` compiles once,
 and takes the operations of the layers, and of the optimizer on their stacked arrays, as often as the size has layers
-for those that were compiled; ours only, and then nothing is said of the bytes. (By that rule two layers gave 1.3 % more
+for those that were compiled; ours only, and then nothing is said of the bytes. (By that rule two layers gave 0.3 % less
 than all twelve of BERT-base at 128 positions.)
 
 `--peer-batch` measures Hugging Face's FlaxBert beside it, by the same rules, and prints the ratio
