@@ -49,9 +49,7 @@ def contenders(length: int, heads: int) -> dict[str, tuple[Callable, int]]:
 
     def by_einsum(rate, projected, segment_ids, row_keys):
         def drop(x):
-            counter = jnp.arange(heads * length * length, dtype=jnp.int32).reshape(1, heads, length, length)
-            bits = random_bits.mixed(counter, *(keys[:, None, None, None] for keys in row_keys))
-            return jnp.where(random_bits.at_least(bits, rate), x / (1.0 - rate), 0.0)
+            return jnp.where(random_bits.score_keep_mask(rate, row_keys, x.shape[1:]), x / (1.0 - rate), 0.0)
 
         return einsum_attention(*apart(projected), segment_ids, drop if rate else None)
 

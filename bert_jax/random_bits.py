@@ -92,17 +92,36 @@ def keep_mask(
     rate: float, keys: UInt32[Array, "2"], rows: Int[Array, "B"], shape: tuple[int, ...]
 ) -> Bool[Array, "B ..."]:
     """True with probability 1 - rate, independently for every element."""
-    return at_least(row_bits(keys, rows, shape), rate)
+    return row_bits(keys, rows, shape) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
-def at_least(bits, rate: float):
-    """Whether bits, as a fraction of all that 32 can say, are at least `rate` (integers of 32 bits, signed or not)."""
-    border = min(round(rate * 2**32), 2**32 - 1)
-    if bits.dtype == jnp.uint32:
-        return bits >= np.uint32(border)
-    # Kernels have no comparison of unsigned integers: flipping the sign's bit keeps their order.
-    sign = np.int32(-(2**31))
-    return (bits ^ sign) >= _number(border, bits) ^ sign
+def halves_kept(bits, rate: float):
+    """Whether the lower and the higher half of bits, as fractions of all that 16 can say, are at least `rate`, which is
+    rounded to such a one: 0.1 to 0.100006 (integers of 32 bits, signed or not).
+    """
+    border = _number(round(rate * 2**16), bits)
+    lower, higher = bits & _number(0xFFFF, bits), jax.lax.shift_right_logical(bits, _number(16, bits))
+    return lower >= border, higher >= border
+
+
+def score_keep_mask(rate: float, row_keys: UInt32[Array, "2 B"], shape: tuple[int, ...]) -> Bool[Array, "B N S T"]:
+    """True with probability 1 - rate, independently for the probability of every head, query and key.
+
+    There are more of these than of anything else, and where scores stay on the chip the hash costs more than the
+    products. So two keys share one: t and t + T / 2 (rounded up) of the same query take its halves.
+
+    Args:
+      rate: of dropout.
+      row_keys: from `row_keys`, of every row.
+      shape: heads, queries, keys.
+    """
+    _, queries, keys = shape
+    half = (keys + 1) // 2
+    head, query, key = (jax.lax.broadcasted_iota(jnp.uint32, (1, *shape), axis) for axis in (1, 2, 3))
+    behind = key >= half
+    counter = (head * queries + query) * half + jnp.where(behind, key - half, key)
+    lower, higher = halves_kept(mixed(counter, *row_keys[:, :, None, None, None]), rate)
+    return jnp.where(behind, higher, lower)
 
 
 def _number(value: int, like) -> np.integer:

@@ -1,5 +1,7 @@
 """Hashed bits look random: within a stream, between streams, rows, neighbours; and depend only on where they stand."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from property_tests import examples
 
-from bert_jax.random_bits import Purpose, dropout, keep_mask, row_bits, stream
+from bert_jax.random_bits import Purpose, dropout, keep_mask, row_bits, row_keys, score_keep_mask, stream
 
 
 def bits(seed=0, step=0, purpose=Purpose.DROPOUT_ATTENTION, layer=0, rows=range(64), shape=(64, 64)):
@@ -91,3 +93,38 @@ def test_dropout_rate_and_mean(rate):
     per_column = keep.mean((0, 1))
     assert np.abs(per_row - (1 - rate)).max() < 5 * np.sqrt(rate * (1 - rate) / 4096)
     assert np.abs(per_column - (1 - rate)).max() < 5 * np.sqrt(rate * (1 - rate) / 4096)
+
+
+def score_mask(rate, seed, rows, shape):
+    keys = stream(seed, 6, Purpose.DROPOUT_ATTENTION, 1)
+    return np.asarray(score_keep_mask(rate, jnp.stack(row_keys(keys, jnp.asarray(rows))), shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6), (2, 5, 5), (1, 1, 1)])
+def test_the_keys_of_two_halves_of_a_row_share_a_hash(shape):
+    """By the definition, a score at a time; an odd number of keys leaves half a hash unused."""
+    heads, queries, keys = shape
+    rows, rate, half = [7, 2**31 - 1], 0.3, math.ceil(keys / 2)
+    mask = score_mask(rate, 5, rows, shape)
+    hashes = bits(5, 6, Purpose.DROPOUT_ATTENTION, 1, rows=rows, shape=(heads, queries, half))
+    for row, head, query, key in np.ndindex(mask.shape):
+        word = int(hashes[row, head, query, key % half])
+        drawn = word >> 16 if key >= half else word & 0xFFFF
+        assert mask[row, head, query, key] == (drawn / 2**16 >= rate)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
+def test_rates_of_scores_and_independence_of_the_halves(rate):
+    keep = score_mask(rate, 9, range(8), (4, 64, 128))
+    dropped = ~keep
+    spread = np.sqrt(rate * (1 - rate) / keep.size)
+    assert abs(dropped.mean() - rate) < 5 * spread + 2**-17
+    first, second = dropped[..., :64] - rate, dropped[..., 64:] - rate
+    limit = 5 * rate * (1 - rate) / np.sqrt(first.size)
+    for lag in (0, 1, 63, 64, 4096):  # the same hash, neighbours, the next queries, the next head
+        assert abs((first.reshape(-1) * np.roll(second.reshape(-1), lag)).mean()) < limit
+    flat = (dropped - rate).reshape(-1)
+    for lag in (1, 2, 64, 128, 8192):
+        assert abs((flat[lag:] * flat[:-lag]).mean()) < limit
+    per_key = dropped.mean((0, 1, 2))
+    assert np.abs(per_key - rate).max() < 5 * np.sqrt(rate * (1 - rate) / (8 * 4 * 64))

@@ -71,7 +71,7 @@ class SelfAttention(nnx.Module):
         query, key, value = (apart[:, :, :, place] for place in range(3))
         if self.kind == "cudnn":
             return self.output(cudnn_attention(query, key, value, segment_ids))
-        drop = None if dropout is None else lambda x: dropout(x, self.rate, Purpose.DROPOUT_ATTENTION, layer)
+        drop = None if dropout is None else lambda x: dropout.of_probabilities(x, self.rate, layer)
         return self.output(einsum_attention(query, key, value, segment_ids, drop))
 
     def _projected(self, x: Float[Array, "B S D"], together: int) -> tuple[Float[Array, "B S F"], Float[Array, " F"]]:

@@ -234,18 +234,18 @@ def _together(segments: Int[Array, "1 S"]) -> Array:
     return jnp.tile(wide.T, (1, length // LANES)) == segments
 
 
-def _kept(shape: _Shape, row_keys, row, head, counter: Int[Array, "S S"]) -> Array:
-    """[S, S], keys by queries: what `random_bits.keep_mask` draws for a row's probabilities [N, S, S]."""
+def _kept(shape: _Shape, row_keys, row, head, counter: Int[Array, "T S"]) -> Array:
+    """[S, S], keys by queries: what `random_bits.score_keep_mask` draws for a row's probabilities [N, S, S]."""
     first, second = row_keys[0, row], row_keys[1, row]
-    bits = random_bits.mixed(counter + head * (shape.length * shape.length), first, second)
-    return random_bits.at_least(bits, shape.rate)
+    bits = random_bits.mixed(counter + head * (shape.length * shape.length // 2), first, second)
+    return jnp.concatenate(random_bits.halves_kept(bits, shape.rate))
 
 
-def _counter(shape: _Shape) -> Int[Array, "S S"]:
-    """The place of a score among those of its head, queries by keys in C order; held keys by queries."""
-    square = (shape.length, shape.length)
-    keys, queries = (jax.lax.broadcasted_iota(jnp.int32, square, axis) for axis in (0, 1))
-    return queries * shape.length + keys
+def _counter(shape: _Shape) -> Int[Array, "T S"]:
+    """The number of a hash among those of its head, two keys a hash; held keys by queries."""
+    half = shape.length // 2
+    keys, queries = (jax.lax.broadcasted_iota(jnp.int32, (half, shape.length), axis) for axis in (0, 1))
+    return queries * half + keys
 
 
 def _forward_kernel(shape: _Shape, row_keys, first_head, segments, inputs, context, log_sums):

@@ -88,6 +88,15 @@ class Dropout:
             return x
         return random_bits.dropout(x, rate, random_bits.stream(self.seed, self.step, purpose, layer), self.rows)
 
+    def of_probabilities(
+        self, x: Float[Array, "B N S S"], rate: float, layer: int | Array = 0
+    ) -> Float[Array, "B N S S"]:
+        """The same of attention's probabilities, by draws of their own (`random_bits.score_keep_mask`)."""
+        if rate == 0.0:
+            return x
+        row_keys = self.row_keys(random_bits.Purpose.DROPOUT_ATTENTION, layer)
+        return jnp.where(random_bits.score_keep_mask(rate, row_keys, x.shape[1:]), x / (1.0 - rate), 0.0)
+
     def row_keys(self, purpose: random_bits.Purpose, layer: int | Array = 0) -> UInt32[Array, "2 B"]:
         """What a kernel needs to draw the bits of one site itself."""
         return jnp.stack(random_bits.row_keys(random_bits.stream(self.seed, self.step, purpose, layer), self.rows))

@@ -54,7 +54,9 @@ def test_kernel_equals_plain_jax(batch, length, groups, head_size, rate, first_h
     rows, keys = jnp.asarray(draw.integers(0, 2**31 - 1, batch)), random_bits.stream(seed, 7, 16, 2)
     row_keys = jnp.stack(random_bits.row_keys(keys, rows))
     shape = (first_head + heads, length, length)
-    keep = random_bits.keep_mask(rate, keys, rows, shape)[:, first_head:] if rate else jnp.ones((batch, heads, 1, 1))
+    keep = (
+        random_bits.score_keep_mask(rate, row_keys, shape)[:, first_head:] if rate else jnp.ones((batch, heads, 1, 1))
+    )
     first = jnp.full(1, first_head, jnp.int32)
     exact = [x.astype(jnp.float32) for x in arrays]
     biases = [jnp.asarray(draw.normal(size=features), jnp.float32) for _ in range(3)]

@@ -14,7 +14,7 @@ from property_tests import examples
 
 from bert_jax import losses
 from bert_jax.model.bert import Dropout, abstract_params, bind, init_params, logical_axes
-from bert_jax.random_bits import Purpose, keep_mask, stream
+from bert_jax.random_bits import Purpose, keep_mask, row_keys, score_keep_mask, stream
 
 SITES = {
     "embeddings": Purpose.DROPOUT_EMBEDDINGS,
@@ -35,7 +35,11 @@ def drawn_dropout(config, seed, step, rows):
         rate = config.attention_dropout_rate if site == "attention" else config.hidden_dropout_rate
         if rate == 0.0:
             return x
-        keep = keep_mask(rate, stream(seed, step, SITES[site], layer), jnp.asarray(rows), x.shape[1:])
+        keys, rows_at_hand = stream(seed, step, SITES[site], layer), jnp.asarray(rows)
+        if site == "attention":
+            keep = score_keep_mask(rate, jnp.stack(row_keys(keys, rows_at_hand)), x.shape[1:])
+        else:
+            keep = keep_mask(rate, keys, rows_at_hand, x.shape[1:])
         return np.where(np.asarray(keep), x / (1.0 - rate), 0.0)
 
     return drop
