@@ -21,7 +21,7 @@ ROWS = 256  # so that whole activations are far larger than any array of paramet
 SIZES = dict(
     num_layers=3, num_heads=8, hidden_size=64, intermediate_size=128, max_position_embeddings=64, vocab_size=1000
 )
-MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8))
+MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
 
 
 def main(output: str) -> None:

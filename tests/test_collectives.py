@@ -5,12 +5,15 @@ import math
 
 import eight_devices
 import jax
+import jax.numpy as jnp
 import pytest
 import small_bert
 from collectives_program import ROWS, SIZES
 
 from bert_jax.collectives import Collective, collectives, sent_by_kind
 from bert_jax.model.bert import abstract_params
+from bert_jax.model.layers import product
+from bert_jax.model.partitioning import MESH_AXES
 
 LENGTH, HIDDEN, LAYERS = 16, SIZES["hidden_size"], SIZES["num_layers"]
 TABLE = 1024 * HIDDEN * 4  # of words, whose gradients as input and as decoder are summed over devices apart
@@ -84,10 +87,21 @@ def sent(tmp_path_factory):
     return json.loads(eight_devices.run("collectives_program.py", output).read_text())
 
 
-def array_bytes():
-    """Bytes of every parameter that is cut over eight ways of fsdp or tensor, one layer's at a time, and of all."""
-    leaves = jax.tree.leaves(abstract_params(small_bert.model_config(**SIZES), "nsp"))
+def array_bytes(part=None):
+    """Bytes of every parameter of all the layers, of all others ("others"), or of both."""
+    params = abstract_params(small_bert.model_config(**SIZES), "nsp")
+    layers = params.pop("layers")
+    leaves = jax.tree.leaves({"layers": layers, "others": params}.get(part, (layers, params)))
     return [4 * math.prod(leaf.shape) for leaf in leaves]
+
+
+# Of the four products of a layer; biases and norms come on top.
+KERNELS = 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * SIZES["intermediate_size"])
+
+
+def gathered(operations, times):
+    """Bytes of every gather that is done so often a step, once each."""
+    return [one["bytes"] for one in operations if one["kind"] == "all-gather" and one["times"] == times]
 
 
 def total(operations, kind, name="bytes"):
@@ -103,7 +117,11 @@ def test_data_parallel_steps_sum_every_gradient_once_and_send_nothing_else(sent)
 def test_fsdp_gathers_weights_a_layer_at_a_time_and_no_activations(sent):
     operations = sent["1x8x1"]
     whole, summed = sum(array_bytes()), total(operations, "all-reduce") + total(operations, "reduce-scatter")
-    assert total(operations, "all-gather") <= 2 * whole  # forward and backward at most
+    # Forward and backward once each, within the loop over layers, where a layer's gradient sums leave it again.
+    layer = sum(array_bytes("layers")) / LAYERS
+    assert 2 * KERNELS <= sum(gathered(operations, LAYERS)) <= 2 * layer
+    assert max(gathered(operations, LAYERS)) <= 3 * HIDDEN * HIDDEN * 4
+    assert sum(gathered(operations, 1)) <= sum(array_bytes("others"))
     assert 0 <= summed - whole - TABLE <= 8 * SCALARS
     activations = ROWS * LENGTH * HIDDEN * 4
     assert max(one["bytes"] for one in operations if one["kind"] == "all-gather") <= TABLE < activations
@@ -117,3 +135,26 @@ def test_tensor_parallel_layers_sum_activations_and_never_gather_them(sent):
     # (Shoeybi et al., 2019, section 3); and the embeddings once.
     assert total(operations, "all-reduce") <= (4 * LAYERS + 1) * activations * 1.03
     assert max(one["bytes"] for one in operations if one["kind"] == "all-gather") < activations / 4
+
+
+def test_a_mesh_of_all_axes_gathers_shares_of_layers_and_sums_shares_of_activations(sent):
+    operations = sent["2x2x2"]
+    activations = ROWS // 4 * LENGTH * HIDDEN * 4
+    layer = sum(array_bytes("layers")) / LAYERS
+    assert KERNELS <= sum(gathered(operations, LAYERS)) <= layer  # halves, forward and backward
+    assert max(gathered(operations, LAYERS) + gathered(operations, 1)) <= TABLE / 2 < activations
+    in_loop = [one for one in operations if one["kind"] == "all-reduce" and one["times"] == LAYERS]
+    assert [one["group"] for one in in_loop if one["bytes"] == activations] == [2] * 4
+    assert sum(one["bytes"] for one in in_loop if one["bytes"] != activations) <= layer
+
+
+def test_weights_travel_in_the_dtype_of_the_products():
+    mesh = jax.sharding.AbstractMesh((1, 8, 1), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+    def loss(kernel, x):
+        return jnp.sum(product("BSD,DF->BSF", jnp.bfloat16, ("embed", "mlp"), x, kernel))
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(jnp.ones((64, 128)), jnp.ones((8, 16, 64))))
+    gathers = [line.split("=")[0].split(":")[1].split("[")[0] for line in program.splitlines() if "_constraint" in line]
+    assert gathers == ["bf16", "bf16"], program  # forward and backward

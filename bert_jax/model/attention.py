@@ -82,14 +82,16 @@ class SelfAttention(nnx.Module):
         devices, one exchange. In this order each device's share is its own heads'.
         """
 
-        def side_by_side(arrays: Iterable[Array], *leading: int) -> Array:
-            heads = [array.reshape(*leading, -1, 1, together * self.head_size) for array in arrays]
-            return jnp.concatenate(heads, axis=-2).reshape(*leading, -1)
+        def side_by_side(arrays: Iterable[Array]) -> Array:
+            apart = [array.reshape(*array.shape[:-2], -1, 1, together * self.head_size) for array in arrays]
+            whole = jnp.concatenate(apart, axis=-2)
+            return whole.reshape(*whole.shape[:-3], -1)
 
         parts = self.query, self.key, self.value
-        kernel = side_by_side((jnp.asarray(part.kernel[...]) for part in parts), x.shape[-1])
+        kernels = tuple(jnp.asarray(part.kernel[...]) for part in parts)
         biases = (in_use(part.bias, part.bias_axes, jnp.float32) for part in parts)
-        return product("BSD,DE->BSE", self.dtype, ("embed", "heads"), x, kernel), side_by_side(biases)
+        projected = product("BSD,DE->BSE", self.dtype, ("embed", "heads"), x, kernels, side_by_side)
+        return projected, side_by_side(biases)
 
 
 def einsum_attention(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,20 +28,37 @@ def in_use(param: nnx.Param, axes: tuple[str, ...], dtype) -> Array:
     return constrain(jnp.asarray(param[...], dtype), *axes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def product(equation: str, dtype, axes: tuple[str, ...] | None, x: Array, y: Array) -> Array:
-    """einsum(equation, x, y) with operands in `dtype` and float32 sums, forwards and backwards.
+def _as_it_is(y: Array) -> Array:
+    return y
+
+
+def product(
+    equation: str,
+    dtype,
+    axes: tuple[str, ...] | None,
+    x: Array,
+    y: Array | tuple[Array, ...],
+    joined: Callable[[Any], Array] = _as_it_is,
+) -> Array:
+    """einsum(equation, x, joined(y)) with operands in `dtype` and float32 sums, forwards and backwards.
 
     The gradient of a float32 parameter is float32, never rounded to `dtype` on its way. Results narrower than the sums
-    are left to the caller's cast: hardware (and XLA on CPUs) multiplies bfloat16 fast only into float32.
+    are left to the caller's cast: hardware (and XLA on CPUs) multiplies bfloat16 fast only into float32. The backward
+    pass keeps x and y as they came, and joins and gathers anew.
 
     Args:
       equation: of einsum, two operands, no letter that only one of the three has.
       dtype: of the operands.
-      axes: logical names of y's dimensions if it is a parameter, which is gathered for use; else None.
+      axes: logical names of joined(y)'s dimensions if it is a parameter, which is gathered for use; else None.
       x, y: arrays of any float dtype.
+      joined: linear; makes the operand of what is given as y.
     """
-    return _product_forward(equation, dtype, axes, x, y)[0]
+    return _product(equation, dtype, axes, joined, x, y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _product(equation, dtype, axes, joined, x, y):
+    return _product_forward(equation, dtype, axes, joined, x, y)[0]
 
 
 def _operand(y: Array, dtype, axes: tuple[str, ...] | None) -> Array:
@@ -48,24 +66,25 @@ def _operand(y: Array, dtype, axes: tuple[str, ...] | None) -> Array:
     return y if axes is None else constrain(y, *axes)
 
 
-def _product_forward(equation, dtype, axes, x, y):
+def _product_forward(equation, dtype, axes, joined, x, y):
     # In the open, not a call of `product`, which policies of jax.checkpoint would not know for a product.
-    result = jnp.einsum(equation, x.astype(dtype), _operand(y, dtype, axes), preferred_element_type=jnp.float32)
-    return result, (x, y)
+    operand = _operand(joined(y), dtype, axes)
+    return jnp.einsum(equation, x.astype(dtype), operand, preferred_element_type=jnp.float32), (x, y)
 
 
-def _product_backward(equation, dtype, axes, operands, gradient):
+def _product_backward(equation, dtype, axes, joined, operands, gradient):
     x, y = operands
     operand_names, result = equation.split("->")
     of_x, of_y = operand_names.split(",")
     gradient = gradient.astype(dtype)
     into = {"preferred_element_type": jnp.float32}
-    x_gradient = jnp.einsum(f"{result},{of_y}->{of_x}", gradient, _operand(y, dtype, axes), **into)
+    whole, parted = jax.vjp(joined, y)
+    x_gradient = jnp.einsum(f"{result},{of_y}->{of_x}", gradient, _operand(whole, dtype, axes), **into)
     y_gradient = jnp.einsum(f"{of_x},{result}->{of_y}", x.astype(dtype), gradient, **into)
-    return x_gradient.astype(x.dtype), y_gradient.astype(y.dtype)
+    return x_gradient.astype(x.dtype), *parted(y_gradient.astype(whole.dtype))
 
 
-product.defvjp(_product_forward, _product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 @jax.tree_util.register_dataclass
@@ -138,8 +157,8 @@ class Dense(nnx.Module):
 
         TPUs pad the last dimension of an array to 128, so heads of 64 features apart would be half empty.
         """
-        kernel = jnp.asarray(self.kernel[...]).reshape(x.shape[-1], -1)
-        y = product("BSD,DE->BSE", self.dtype, ("heads", "embed"), x, kernel)
+        kernel, features = jnp.asarray(self.kernel[...]), x.shape[-1]
+        y = product("BSD,DE->BSE", self.dtype, ("heads", "embed"), x, kernel, lambda y: y.reshape(features, -1))
         return (y + in_use(self.bias, self.bias_axes, jnp.float32).reshape(-1)).astype(self.dtype)
 
 
