@@ -76,7 +76,7 @@ def plan_run(
     if topology.is_gpu:
         compiling = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="einsum"))
     mesh = make_mesh(config.mesh, absent_devices(topology))
-    check_mesh(config, mesh)
+    check_mesh(compiling, mesh)
     phases = []
     for number in range(len(config.phases())):
         step = compile_step(compiling, number, mesh)
@@ -129,7 +129,7 @@ def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) 
     settings = RowSettings.of(config.data, phase.seq_len)
     slots = max_predictions(config.data, phase.seq_len)
     told: dict[str, Any] = {
-        "choices": explained(config.model, phase.seq_len, "gpu" if topology.is_gpu else "tpu"),
+        "choices": explained(config.model, phase.seq_len, "gpu" if topology.is_gpu else "tpu", config.mesh.tensor),
         "steps": phase.num_steps,
         "seq_len": phase.seq_len,
         "rows": phase.global_batch_size,

@@ -132,7 +132,7 @@ def test_no_block_is_planned_twice(monkeypatch):
     assert len(planned) == len(set(planned))
 
 
-def test_going_on_plans_two_or_three_blocks_however_far_the_run_is(monkeypatch):
+def test_going_on_plans_no_block_before_its_own_however_far_the_run_is(monkeypatch):
     split, planned = random_split(2, documents=60), []
     walking = loader(split)
     position = walking.start()
@@ -148,7 +148,8 @@ def test_going_on_plans_two_or_three_blocks_however_far_the_run_is(monkeypatch):
     batches = loader(split).batches(position, 100, np.arange)
     arrays, _ = next(batches)
     batches.close()
-    assert 1 <= len(planned) <= 3
+    at = position.corpora[0]
+    assert planned and min(planned) >= (at.epoch, at.block)  # how many more depends on how far the thread reads ahead
     expected, _ = walking.batch(position, 100, np.arange(8))
     assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
 
