@@ -17,13 +17,14 @@ from bert_jax.model.bert import bind
 
 SHAPES = [(1, 1), (1, 2), (2, 3), (3, 7), (5, 9), (1, 16), (2, 17), (4, 31), (1, LENGTH), (3, LENGTH)]
 PUBLISHED = [*SHAPES[:-3], (3, 128), (1, 511), (1, 512)]
-KINDS = {
-    "bert": "BertForPreTraining",
-    "roberta": "RobertaForMaskedLM",
-    "xlm-roberta": "XLMRobertaForMaskedLM",
-    "distilbert": "DistilBertForMaskedLM",
-    "electra": "ElectraForMaskedLM",
-}
+KINDS = [
+    ("bert", "BertForPreTraining"),
+    ("roberta", "RobertaForMaskedLM"),
+    ("xlm-roberta", "XLMRobertaForMaskedLM"),
+    ("distilbert", "DistilBertForMaskedLM"),
+    ("electra", "ElectraForMaskedLM"),
+    ("electra", "ElectraForPreTraining"),
+]
 
 
 def every_output(config, objective):
@@ -35,6 +36,8 @@ def every_output(config, objective):
             first = params | {"layers": jax.tree.map(lambda leaf, n=count: leaf[:n], params["layers"])}
             hidden.append(bind(dataclasses.replace(config, num_layers=count), objective, first).encode(batch))
         bert = bind(config, objective, params)
+        if objective == "rtd":
+            return {"hidden_states": jnp.stack(hidden), "words": bert.discriminator(hidden[-1])[..., None]}
         everywhere = jnp.broadcast_to(jnp.arange(hidden[0].shape[1]), hidden[0].shape[:2])
         found = {"hidden_states": jnp.stack(hidden), "words": bert.mlm_logits(hidden[-1], everywhere)}
         found["words"] = found["words"][..., : config.vocab_size]
@@ -79,6 +82,7 @@ def theirs_of(model, rows):
         found = {"hidden_states": torch.stack(outputs.hidden_states)}
         if "logits" in outputs or "prediction_logits" in outputs:
             found["words"] = outputs["prediction_logits" if "prediction_logits" in outputs else "logits"]
+            found["words"] = found["words"].reshape(*rows["input_ids"].shape, -1)  # a discriminator's have no last axis
         if model.config.model_type == "bert":
             found["pooled"] = getattr(model, "bert", model).pooler(outputs.hidden_states[-1])
         if "seq_relationship_logits" in outputs:
@@ -120,9 +124,9 @@ def check_shapes(model, saved, shapes):
     return run, config, pad_id
 
 
-@pytest.mark.parametrize("family", KINDS)
-def test_random_weights_of_each_family(tmp_path, family):
-    model = make(family, KINDS[family])
+@pytest.mark.parametrize(("family", "kind"), KINDS)
+def test_random_weights_of_each_family(tmp_path, family, kind):
+    model = make(family, kind)
     model.save_pretrained(tmp_path)
     saved = read_hf(tmp_path)
     run, config, pad_id = check_shapes(model, saved, SHAPES)
