@@ -82,7 +82,7 @@ def plan_run(
         step = compile_step(compiling, number, mesh)
         if dump is not None:
             _dump(step, dump, f"phase-{number}-seq-{config.phases()[number].seq_len}")
-        phases.append(_phase(config, number, step, topology))
+        phases.append(_phase(config, number, step, topology, mesh.shape["tensor"]))
     fits = all(phase["fits"] for phase in phases)
     result = {"fits": fits, "bytes_per_device": max(phase["bytes_per_device"] for phase in phases)}
     result |= _times(phases, topology, dollars) if fits else dict.fromkeys((*TIMES, "rows_per_second_per_host"))
@@ -124,12 +124,12 @@ def planned_vocabulary(config: Config) -> Config:
     return dataclasses.replace(config, model=with_vocabulary(config.model, size, pad_id=1))
 
 
-def _phase(config: Config, number: int, step: CompiledStep, topology: Topology) -> dict[str, Any]:
+def _phase(config: Config, number: int, step: CompiledStep, topology: Topology, tensor: int) -> dict[str, Any]:
     phase = config.phases()[number]
     settings = RowSettings.of(config.data, phase.seq_len)
     slots = max_predictions(config.data, phase.seq_len)
     told: dict[str, Any] = {
-        "choices": explained(config.model, phase.seq_len, "gpu" if topology.is_gpu else "tpu", config.mesh.tensor),
+        "choices": explained(config.model, phase.seq_len, "gpu" if topology.is_gpu else "tpu", tensor),
         "steps": phase.num_steps,
         "seq_len": phase.seq_len,
         "rows": phase.global_batch_size,
