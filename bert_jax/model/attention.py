@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model import attention_kernel
-from bert_jax.model.layers import Dense, Dropout, in_use, product
+from bert_jax.model.layers import Dense, Dropout, in_use, kept, product
 from bert_jax.model.partitioning import BATCH_AXES
 from bert_jax.random_bits import Purpose
 
@@ -67,7 +67,7 @@ class SelfAttention(nnx.Module):
             projected, bias = self._projected(x, together)
             return self.output.flat(attend_on_mesh(self.head_size, rate, projected, bias, segment_ids, row_keys))
         projected, bias = self._projected(x, 1)
-        apart = (projected + bias).astype(self.dtype).reshape(*x.shape[:2], -1, 3, self.head_size)
+        apart = kept((projected + bias).astype(self.dtype)).reshape(*x.shape[:2], -1, 3, self.head_size)
         query, key, value = (apart[:, :, :, place] for place in range(3))
         if self.kind == "cudnn":
             return self.output(cudnn_attention(query, key, value, segment_ids))

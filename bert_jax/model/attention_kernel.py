@@ -21,6 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float, Int, UInt32
 
 from bert_jax import random_bits
+from bert_jax.model.layers import kept
 
 LANES = 128
 MAX_LENGTH = 512  # of a row: some [S, S] arrays of float32 must fit the fast memory at once
@@ -163,7 +164,7 @@ def _call(kernel, shape: _Shape, in_specs, out_specs, out_shape, cost, interpret
 
 def _forward(head_size, rate, interpret, projected, bias, segment_ids, row_keys, first_head):
     shape = _shape(head_size, rate, projected)
-    inputs = (projected + bias).astype(jnp.bfloat16)
+    inputs = kept((projected + bias).astype(jnp.bfloat16))
     segments, logs = _specs(shape)
     batch, length, features = inputs.shape
     call = _call(

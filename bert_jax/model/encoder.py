@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.attention import SelfAttention
-from bert_jax.model.layers import Dense, Dropout, LayerNorm, gelu
+from bert_jax.model.layers import KEPT_PRODUCTS, Dense, Dropout, LayerNorm, gelu
 from bert_jax.model.partitioning import constrain
 from bert_jax.random_bits import Purpose
 
@@ -85,10 +85,10 @@ def run_layers(
         layer_params, number = layer_params_and_number
         return nnx.merge(description, layer_params)(x, segment_ids, dropout, number), None
 
-    if config.remat == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-    elif config.remat == "full":
-        body = jax.checkpoint(body, prevent_cse=False)
+    unrolled = config.layers == "unroll"
+    if config.remat != "none":
+        policy = KEPT_PRODUCTS if config.remat == "dots" else None
+        # A loop keeps what is computed anew apart from the first time; in a row the compiler would merge the two.
+        body = jax.checkpoint(body, policy=policy, prevent_cse=unrolled)
     numbers = jnp.arange(config.num_layers, dtype=jnp.int32)
-    return jax.lax.scan(body, x, (params, numbers), unroll=config.layers == "unroll")[0]
+    return jax.lax.scan(body, x, (params, numbers), unroll=unrolled)[0]

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, UInt32
 
 from bert_jax import random_bits
@@ -67,7 +68,6 @@ def _operand(y: Array, dtype, axes: tuple[str, ...] | None) -> Array:
 
 
 def _product_forward(equation, dtype, axes, joined, x, y):
-    # In the open, not a call of `product`, which policies of jax.checkpoint would not know for a product.
     operand = _operand(joined(y), dtype, axes)
     return jnp.einsum(equation, x.astype(dtype), operand, preferred_element_type=jnp.float32), (x, y)
 
@@ -85,6 +85,18 @@ def _product_backward(equation, dtype, axes, joined, operands, gradient):
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+def kept(x: Array) -> Array:
+    """x, marked as what `KEPT_PRODUCTS` keeps: a product as it is used, with its bias and in the layer's dtype (as sums
+    in float32 it would take twice the memory).
+    """
+    return checkpoint_name(x, _PRODUCT)
+
+
+_PRODUCT = "product"
+# A policy of jax.checkpoint: the backward pass has the products, and computes all else anew.
+KEPT_PRODUCTS = jax.checkpoint_policies.save_only_these_names(_PRODUCT)
 
 
 @jax.tree_util.register_dataclass
@@ -150,7 +162,7 @@ class Dense(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """The product and the bias, in `dtype`."""
         y = product(self.equation, self.dtype, self.axes, x, jnp.asarray(self.kernel[...]))
-        return (y + in_use(self.bias, self.bias_axes, jnp.float32)).astype(self.dtype)
+        return kept((y + in_use(self.bias, self.bias_axes, jnp.float32)).astype(self.dtype))
 
     def flat(self, x: Float[Array, "B S D"]) -> Float[Array, "B S E"]:
         """The same of a kernel from heads to features, for an input with its heads side by side.
@@ -159,7 +171,7 @@ class Dense(nnx.Module):
         """
         kernel, features = jnp.asarray(self.kernel[...]), x.shape[-1]
         y = product("BSD,DE->BSE", self.dtype, ("heads", "embed"), x, kernel, lambda y: y.reshape(features, -1))
-        return (y + in_use(self.bias, self.bias_axes, jnp.float32).reshape(-1)).astype(self.dtype)
+        return kept((y + in_use(self.bias, self.bias_axes, jnp.float32).reshape(-1)).astype(self.dtype))
 
 
 class LayerNorm(nnx.Module):

@@ -46,8 +46,20 @@ def reference(query, key, value, segment_ids, keep, head_size, rate):
     seed=st.integers(0, 10**6),
 )
 def test_kernel_equals_plain_jax(batch, length, groups, head_size, rate, first_head, seed):
+    compare(batch, length, groups * 128, head_size, rate, first_head, seed)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "features", "head_size"),
+    [(10, 128, 128, 64), (6, 384, 128, 128), (3, 512, 256, 256), (4, 512, 128, 64), (16, 128, 128, 16)],
+)
+def test_several_blocks_of_several_rows_and_other_heads(batch, length, features, head_size):
+    """Blocks of 5, 2, 1, 2 and 8 rows: what a row drops is its own in every block."""
+    compare(batch, length, features, head_size, rate=0.2, first_head=1, seed=batch)
+
+
+def compare(batch, length, features, head_size, rate, first_head, seed):
     draw = np.random.default_rng(seed)
-    features = groups * 128
     heads = features // head_size
     arrays = [jnp.asarray(draw.normal(size=(batch, length, features)), jnp.bfloat16) for _ in range(4)]
     segment_ids = jnp.asarray(np.sort(draw.integers(0, 4, (batch, length)), axis=1)[:, ::-1].copy(), jnp.int32)

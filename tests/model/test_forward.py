@@ -1,6 +1,7 @@
 """Every output and every gradient against a float64 NumPy BERT."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +168,45 @@ def test_what_remat_computes_anew():
         grad = jax.grad(lambda params, config=config, batch=batch: total_loss(config, "nsp", params, batch))
         products[remat] = str(jax.make_jaxpr(grad)(params)).count("dot_general")
     assert products["none"] < products["dots"] <= products["full"] - 3, products
+
+
+def test_what_is_computed_anew_needs_no_memory_meanwhile():
+    none, dots, full = (
+        gradient_of_four_layers("scan", remat).compile().memory_analysis().temp_size_in_bytes
+        for remat in ("none", "dots", "full")
+    )
+    assert none > 1.5 * dots > 1.5 * 1.5 * full
+
+
+def test_unrolled_layers_are_kept_from_being_merged_with_what_is_computed_anew():
+    """The compiler for CPUs merges them nevertheless, so memory says nothing here; that for TPUs heeds the barriers."""
+    none, full = (gradient_of_four_layers("unroll", remat).as_text() for remat in ("none", "full"))
+    assert "optimization_barrier" in full and "optimization_barrier" not in none
+
+
+@pytest.mark.parametrize("attention", ["einsum", "pallas"])
+def test_products_are_kept_in_the_layers_dtype(attention, monkeypatch):
+    """Of every layer: its input, queries, keys and values, and three more products; none as a sum in float32."""
+    monkeypatch.setattr("bert_jax.model.attention.INTERPRET", True)
+    sizes = {"hidden_size": 128, "num_heads": 2, "intermediate_size": 384, "max_position_embeddings": 128}
+    config = small_bert.model_config(
+        remat="dots", dtype="bfloat16", num_layers=3, attention=attention, layers="scan", **sizes
+    )
+    batch = small_bert.packed_batch(config, 2, 128)
+    grad = jax.grad(lambda params: total_loss(config, "nsp", params, batch))
+    loops = [eqn for eqn in jax.make_jaxpr(grad)(abstract_params(config, "nsp")).eqns if eqn.primitive.name == "scan"]
+    stacked = [out.aval for out in loops[0].outvars if out.aval.shape[:3] == (3, 2, 128)]
+    assert {aval.dtype.name for aval in stacked} == {"bfloat16"}
+    assert sum(math.prod(aval.shape[3:]) for aval in stacked) == (1 + 3 + 1 + 1) * 128 + 384
+
+
+def gradient_of_four_layers(layers, remat):
+    config = small_bert.model_config(
+        layers=layers, remat=remat, num_layers=4, hidden_size=64, num_heads=4, intermediate_size=256
+    )
+    batch = small_bert.packed_batch(config, 64)
+    grad = jax.grad(lambda params: total_loss(config, "nsp", params, batch))
+    return jax.jit(grad).lower(abstract_params(config, "nsp"))
 
 
 def test_bfloat16_is_close_and_keeps_float32_where_it_must():

@@ -26,17 +26,26 @@ def test_cudnn_is_asked_for_with_packing_as_a_mask_and_gives_what_einsum_gives(m
         return plain(query, key, value, **options | {"implementation": "xla"})
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", pretended)
-    hidden = {}
+    hidden, grads = {}, {}
     for kind in ("einsum", "cudnn"):
         config = small_bert.model_config(attention=kind, layers="scan", **SIZES)
         params, batch = small_bert.random_params(config, "nsp"), small_bert.packed_batch(config, 4)
-        hidden[kind] = bert.bind(config, "nsp", params).encode(batch)
+        in_use = np.asarray(batch["segment_ids"] > 0)
+
+        def encoded(params, config=config, batch=batch, in_use=in_use):
+            hidden = bert.bind(config, "nsp", params).encode(batch)
+            return jnp.sum(jnp.where(in_use[..., None], jnp.sin(hidden.astype(jnp.float32)), 0.0)), hidden
+
+        (_, hidden[kind]), grads[kind] = jax.value_and_grad(encoded, has_aux=True)(params)
     (call,) = asked  # one traced body of all layers
     assert call["implementation"] == "cudnn" and call["dtype"] == jnp.bfloat16 and call["shape"] == (4, 16, 4, 8)
     assert call["mask"].shape == (4, 1, 16, 16) and call["mask"].dtype == bool
-    in_use = np.asarray(batch["segment_ids"] > 0)
     got, want = (np.asarray(hidden[kind], np.float32)[in_use] for kind in ("cudnn", "einsum"))
     assert np.linalg.norm(got - want) < 0.02 * np.linalg.norm(want)
+    layers = {kind: grads[kind]["layers"] for kind in grads}
+    for kind in layers:
+        del layers[kind]["attention"]["key"]["bias"]  # zero but for rounding
+    small_bert.assert_same_gradients(layers["cudnn"], layers["einsum"], 0.05)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from bert_jax.model import layers
@@ -19,24 +20,32 @@ def test_the_cheap_gelu_is_the_exact_one_but_for_rounding():
     np.testing.assert_array_equal(gelu(x), jax.nn.gelu(x, approximate=False))
 
 
-def test_layer_norms_gradients_are_those_of_its_definition():
+@pytest.mark.parametrize(("mean", "deviation", "exact", "rounded"), [(1.0, 2.0, 1e-6, 5e-3), (300.0, 0.5, 3e-4, 3e-2)])
+def test_layer_norm_and_its_gradients_are_those_of_its_definition(mean, deviation, exact, rounded):
+    """Where the mean is far larger than the deviation, a mean of squares less a squared mean has little left."""
     draw = np.random.default_rng(0)
-    x, weight = (jnp.asarray(draw.normal(1.0, 2.0, (3, 5, 32)), jnp.float32) for _ in range(2))
+    x = jnp.asarray(draw.normal(mean, deviation, (3, 5, 32)), jnp.float32)
+    weight = jnp.asarray(draw.normal(1.0, 2.0, x.shape), jnp.float32)
     with nnx.use_eager_sharding(False):
         norm = LayerNorm(32, 1e-12, "float32", nnx.Rngs(params=0))
     description, params = nnx.split(norm)
     params = jax.tree.map(lambda leaf: jnp.asarray(draw.normal(1.0, 0.5, leaf.shape), jnp.float32), params)
 
     def ours(params, x):
-        return jnp.sum(weight * nnx.merge(description, params)(x))
+        y = nnx.merge(description, params)(x)
+        return jnp.sum(weight * y), y
 
-    def definition(params, x):
+    def definition(scale, bias, x):
         centred = x - x.mean(-1, keepdims=True)
-        normed = centred / jnp.sqrt(jnp.mean(centred**2, -1, keepdims=True) + 1e-12)
-        return jnp.sum(weight * (normed * params["scale"][...] + params["bias"][...]))
+        y = centred / jnp.sqrt(jnp.mean(centred**2, -1, keepdims=True) + 1e-12) * scale + bias
+        return jnp.sum(np.asarray(weight, np.float64) * y), y
 
-    for rounded, tolerance in ((x, 1e-4), (x.astype(jnp.bfloat16), 1e-2)):
-        got = jax.grad(ours, (0, 1))(params, rounded)
-        want = jax.grad(definition, (0, 1))(params, rounded.astype(jnp.float32))
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=tolerance, atol=tolerance)
+    for given, tolerance in ((x, exact), (x.astype(jnp.bfloat16), rounded)):
+        (of_params, of_x), got = jax.grad(ours, (0, 1), has_aux=True)(params, given)
+        arrays = (of_params["bias"][...], of_params["scale"][...], of_x, got)
+        with jax.enable_x64(True):
+            wide = [jnp.asarray(np.asarray(a, np.float64)) for a in (params["scale"][...], params["bias"][...], given)]
+            (of_scale, of_bias, of_wide), want = jax.grad(definition, (0, 1, 2), has_aux=True)(*wide)
+            expected = [np.asarray(a) for a in (of_bias, of_scale, of_wide, want)]
+        for a, b in zip(arrays, expected, strict=True):
+            assert np.linalg.norm(np.asarray(a, np.float64) - b) <= tolerance * np.linalg.norm(b)
