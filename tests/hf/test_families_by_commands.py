@@ -104,14 +104,18 @@ def begins_as_theirs(command, folder, run, tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "kind", "vocabulary"),
-    [("roberta", "RobertaForMaskedLM", byte_level), ("xlm-roberta", "XLMRobertaForMaskedLM", moved_by_one)],
+    ("family", "kind", "vocabulary", "start"),
+    [
+        ("roberta", "RobertaForMaskedLM", byte_level, "ours"),
+        ("xlm-roberta", "XLMRobertaForMaskedLM", moved_by_one, "theirs"),  # no conversion before
+    ],
 )
-def test_continued_from_theirs_to_theirs(tmp_path, command, family, kind, vocabulary):
+def test_continued_from_theirs_to_theirs(tmp_path, command, family, kind, vocabulary, start):
     tokenizer = transformers.AutoTokenizer.from_pretrained(vocabulary(tmp_path / "vocabulary"))
     make(family, kind, vocab_size=len(tokenizer), scale=0.1).save_pretrained(tmp_path / "theirs")
     tokenizer.save_pretrained(tmp_path / "theirs")
-    command("convert", "from-hf", tmp_path / "theirs", tmp_path / "ours")
+    if start == "ours":
+        command("convert", "from-hf", tmp_path / "theirs", tmp_path / "ours")
     text = write_jsonl(tmp_path / "text.jsonl", many_texts(80))
     tokenizer.add_tokens(ADDED)
     tokenizer.save_pretrained(tmp_path / "grown")
@@ -120,7 +124,7 @@ def test_continued_from_theirs_to_theirs(tmp_path, command, family, kind, vocabu
         "--validation-share", "0.2", "--workers", "1",
     )  # fmt: skip
     recipe, run = tmp_path / "recipe.py", tmp_path / "run"
-    recipe.write_text(RECIPE.format(family=family, init=tmp_path / "ours", corpus=tmp_path / "corpus", length=LONGER))
+    recipe.write_text(RECIPE.format(family=family, init=tmp_path / start, corpus=tmp_path / "corpus", length=LONGER))
     code, said = runs.train(recipe, run)
     assert code == 0, said
     lines = [line for line in runs.numbers(run) if "loss" in line]
