@@ -35,11 +35,14 @@ WORDS = [
 ]
 
 
-def write_tokenizer(directory: Path) -> Path:
-    """A WordPiece tokenizer of a few words, as `vocab` would write it."""
+def write_tokenizer(directory: Path, pad_id: int = 0) -> Path:
+    """A WordPiece tokenizer of a few words, as `vocab` would write it; with [PAD] elsewhere among the special tokens
+    where a model's positions begin after another id.
+    """
+    specials = SPECIALS[1 : pad_id + 1] + SPECIALS[:1] + SPECIALS[pad_id + 1 :]
     source = directory.with_name(f"{directory.name}_vocab")
     source.mkdir(parents=True)
-    (source / "vocab.txt").write_text("\n".join([*SPECIALS, *WORDS]) + "\n")
+    (source / "vocab.txt").write_text("\n".join([*specials, *WORDS]) + "\n")
     load_tokenizer(source).save(directory)
     return directory
 

@@ -128,8 +128,9 @@ def test_a_pooler_that_the_class_does_not_use_comes_back(tmp_path, capsys, famil
     for name, shape in (("weight", (24, 24)), ("bias", (24,))):
         before[f"{family}.pooler.dense.{name}"] = torch.randn(shape, generator=draw)
     save_file(before, weights, metadata={"format": "pt"})
-    tokenizer = write_tokenizer(tmp_path / "words")
-    checkpoint.save_model(tmp_path / "ours", dataclasses.replace(read_hf(weights.parent), tokenizer_dir=tokenizer))
+    read = read_hf(weights.parent)
+    tokenizer = write_tokenizer(tmp_path / "words", pad_id=max(0, read.config.position_offset - 1))
+    checkpoint.save_model(tmp_path / "ours", dataclasses.replace(read, tokenizer_dir=tokenizer))
     assert "left out" not in capsys.readouterr().err
     to_hf(tmp_path / "ours", tmp_path / "hf", form=Form(max_shard_size=8000))
     after = {}
