@@ -138,8 +138,10 @@ class RunStore:
         """
         if not (self.mirror / _ID).exists():
             (self.mirror / _ID).write_text(uuid.uuid4().hex)
-        for name in (_ID, "config.json"):
-            self._folder.write(name, (self.mirror / name).read_bytes())
+        for name in (_ID, "run.json", "config.json"):  # the card first: it names changes that the config now has
+            content = _content(self.mirror / name)
+            if content is not None and content != self._folder.read(name):
+                self._folder.write(name, content)
         there = self._folder.sizes()
         for path in sorted((self.mirror / "tokenizer").rglob("*")):
             name = path.relative_to(self.mirror).as_posix()

@@ -99,6 +99,27 @@ def test_what_the_store_did_not_take_counts_unless_somebody_went_on_elsewhere(st
     assert Folder("memory://bucket/run").read("metrics.jsonl") == b"of one"
 
 
+def test_a_change_is_in_the_card_of_the_store_before_it_is_in_its_config(store, monkeypatch):
+    one = store("one")
+    begin(one)
+    real = Folder.write
+
+    def refuse_config(self, name, content):
+        if name == "config.json":
+            raise InputError("killed here")
+        real(self, name, content)
+
+    monkeypatch.setattr(Folder, "write", refuse_config)
+    (one.mirror / "run.json").write_text('{"changes": [{"field": "train.accumulation"}]}')
+    (one.mirror / "config.json").write_text('{"changed": true}')
+    with pytest.raises(InputError, match="killed here"):
+        one.begin()
+    two = store("two")
+    two.fetch(leader=True)
+    assert "train.accumulation" in (two.mirror / "run.json").read_text()
+    assert (two.mirror / "config.json").read_text() == "{}"
+
+
 def test_a_log_goes_up_when_it_has_changed_and_not_again(store, monkeypatch):
     written, real = [], Folder.write
 
