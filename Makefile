@@ -89,6 +89,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks/*.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

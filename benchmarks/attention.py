@@ -51,7 +51,8 @@ def contenders(length: int, heads: int) -> dict[str, tuple[Callable, int]]:
         def drop(x):
             return jnp.where(random_bits.score_keep_mask(rate, row_keys, x.shape[1:]), x / (1.0 - rate), 0.0)
 
-        return einsum_attention(*apart(projected), segment_ids, drop if rate else None)
+        query, key, value = apart(projected)
+        return einsum_attention(query, key, value, segment_ids, drop if rate else None)
 
     def by_kernel(rate, projected, segment_ids, row_keys):
         bias, first = jnp.zeros(projected.shape[-1]), jnp.zeros(1, jnp.int32)
@@ -61,12 +62,12 @@ def contenders(length: int, heads: int) -> dict[str, tuple[Callable, int]]:
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-        blocks = dict.fromkeys(
+        blocks: dict[str, Any] = {"use_fused_bwd_kernel": True} | dict.fromkeys(
             ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), length
         )
         kernel = splash.make_splash_mha(
             masks.MultiHeadMask([masks.FullMask((length, length))] * heads),
-            block_sizes=splash.BlockSizes(**blocks, use_fused_bwd_kernel=True),
+            block_sizes=splash.BlockSizes(**blocks),
             head_shards=1,
             q_seq_shards=1,
         )
@@ -84,7 +85,7 @@ def contenders(length: int, heads: int) -> dict[str, tuple[Callable, int]]:
     }
 
 
-def tpu_cycles(topology: Topology, batch: int, length: int, heads: int, folder: Path) -> dict[str, dict[str, int]]:
+def tpu_cycles(topology: Topology, batch: int, length: int, heads: int, folder: Path) -> dict[str, dict[str, Any]]:
     """Of each contender the cycles a row: of kernels by their schedules, and of the rest."""
     import jax
     import jax.numpy as jnp
@@ -109,7 +110,7 @@ def tpu_cycles(topology: Topology, batch: int, length: int, heads: int, folder: 
         gradient = jax.ShapeDtypeStruct(gradient.shape, jnp.bfloat16)
         jitted = jax.jit(both, in_shardings=here, out_shardings=here)
         compiled = jitted.lower(wide, gradient, segments, keys).compile()
-        found = operations(_with_estimates(compiled.as_text()), one_core(topology)[0])
+        found = operations(_with_estimates(compiled.as_text() or ""), one_core(topology)[0])
         rest = sum(operation.total for operation in found if operation.opcode != "custom-call") / batch
         bundles = kernel_bundles(folder) if heads_a_step else []
         kernels = sum(bundles) * heads / heads_a_step if bundles else 0.0
@@ -161,8 +162,8 @@ def cpu_seconds(batch: int, length: int, heads: int, rounds: int) -> dict[str, f
 
     mask = (segments[:, :, None] == segments[:, None, :])[:, None]
     field = functools.partial(jax.nn.dot_product_attention, mask=jnp.asarray(mask), implementation="xla")
-    ways = {"einsum float32": jitted(lambda *x: einsum_attention(*x, jnp.asarray(segments)), jnp.float32)}
-    ways["einsum bfloat16"] = jitted(lambda *x: einsum_attention(*x, jnp.asarray(segments)), jnp.bfloat16)
+    einsum = functools.partial(einsum_attention, segment_ids=jnp.asarray(segments))
+    ways = {"einsum float32": jitted(einsum, jnp.float32), "einsum bfloat16": jitted(einsum, jnp.bfloat16)}
     ways["jax.nn float32"], ways["jax.nn bfloat16"] = jitted(field, jnp.float32), jitted(field, jnp.bfloat16)
     try:
         import torch

@@ -130,6 +130,7 @@ def build(folder: Path, encoder: str, workers: int) -> dict[str, Any]:
         manifest = build_corpus(
             [str(folder / "text.jsonl")], folder / "tokenizer", path, workers=workers, encoder=encoder
         )
+        assert manifest is not None  # only a part that waits for others has none
         seconds, used = time.perf_counter() - start, cpu_seconds() - used
         report = json.loads(path.with_name("corpus.report.json").read_bytes())
         stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

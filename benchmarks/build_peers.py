@@ -180,7 +180,7 @@ def compare(folder: Path, megabytes: float, arguments: argparse.Namespace) -> li
     for side in [*mine, *(run for peer in theirs for run in (peer, *mine))]:
         taken[side.name].append(measured(side))
         print(f"{side.name}: {taken[side.name][-1]['seconds']:.1f} s", file=sys.stderr)
-    runs = []
+    runs: list[dict[str, Any]] = []
     for side in (*mine, *theirs):
         middle = {what: statistics.median(run[what] for run in taken[side.name]) for what in taken[side.name][0]}
         rates = {
@@ -198,7 +198,7 @@ def compare(folder: Path, megabytes: float, arguments: argparse.Namespace) -> li
 
 
 def ours(folder: Path) -> list[Side]:
-    words = [sys.executable, "-m", "bert_jax", "build", "--input", folder / "ours.jsonl"]
+    words: list[str | Path] = [sys.executable, "-m", "bert_jax", "build", "--input", folder / "ours.jsonl"]
     words += ["--tokenizer", folder / "tokenizer", "--output", folder / "corpus"]
     return [
         Side(
@@ -216,7 +216,11 @@ def ours(folder: Path) -> list[Side]:
 
 def google(folder: Path, checkout: Path) -> list[Side]:
     (folder / "tensorflow.py").write_text(TENSORFLOW)
-    words = [sys.executable, checkout / "create_pretraining_data.py", f"--input_file={folder / 'google.txt'}"]
+    words: list[str | Path] = [
+        sys.executable,
+        checkout / "create_pretraining_data.py",
+        f"--input_file={folder / 'google.txt'}",
+    ]
     words += [f"--output_file={folder / 'google.out'}", f"--vocab_file={folder / 'tokenizer' / 'vocab.txt'}"]
     environment = {"PYTHONPATH": str(folder)}
     return [
@@ -230,7 +234,16 @@ def lddl(folder: Path, checkout: Path, python: str) -> list[Side]:
     (folder / "punkt.py").write_text(PUNKT)
     text = folder / "lddl" / "en" / "text.txt"
     subprocess.run([python, folder / "punkt.py", text, folder / "nltk"], check=True, stderr=subprocess.DEVNULL)
-    words = [python, folder / "run_lddl.py", "--schedule", "local", "--local-n-workers", "2", "--sample-ratio", "1.0"]
+    words: list[str | Path] = [
+        python,
+        folder / "run_lddl.py",
+        "--schedule",
+        "local",
+        "--local-n-workers",
+        "2",
+        "--sample-ratio",
+        "1.0",
+    ]
     words += ["--wikipedia", folder / "lddl", "--sink", folder / "lddl.out", "--num-blocks", "8"]
     words += ["--vocab-file", folder / "tokenizer" / "vocab.txt"]
     environment = {"PYTHONPATH": str(checkout), "NLTK_DATA": str(folder / "nltk"), "PYTHONWARNINGS": "ignore"}

@@ -8,6 +8,7 @@ python benchmarks/convert.py --weights float16   # or pickle: pytorch_model.bin,
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def make_directory(directory: Path, layers: int, hidden: int, weights: str = "fl
         return 0.02 * draw.standard_normal(shape, np.float32)
 
     tensors = {
-        name: Tensor(tensor.shape, lambda shape=tensor.shape: random(shape), dtype)
+        name: Tensor(tensor.shape, functools.partial(random, tensor.shape), dtype)
         for name, tensor in to_tensors(family, config, flat).items()
     }
     directory.mkdir()

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -90,7 +91,7 @@ def measure(folder: Path, documents: int, distinct: int, cold: bool) -> dict[str
     """Blocks planned and read in a process of its own."""
     count = documents // SHARD_DOCUMENTS
     tokens = documents * 440
-    entry = {"shards": [{"records": SHARD_DOCUMENTS}] * count}
+    entry: dict[str, Any] = {"shards": [{"records": SHARD_DOCUMENTS}] * count}
     entry |= {f"kept_{what}": value for what, value in (("records", documents), ("documents", documents))}
     manifest = {"splits": {"train": entry | {"kept_tokens": tokens}}, "tokenizer": {"vocab_size": VOCAB_SIZE}}
     started = time.perf_counter()
@@ -101,11 +102,11 @@ def measure(folder: Path, documents: int, distinct: int, cold: bool) -> dict[str
     for block in range(BLOCKS):
         if cold:
             drop_cache(folder, count, distinct)
-        started = clocks()
+        began = clocks()
         plan = plan_block(split, settings, 0, 0, block * 7)
         planned = clocks()
         split.read(plan.records)
-        plans.append(planned - started)
+        plans.append(planned - began)
         reads.append(len(plan.records) / (clocks() - planned))
         sizes.append(len(plan.records))
     plan_wall, plan_cpu = 1e3 * np.median(plans[1:], axis=0)

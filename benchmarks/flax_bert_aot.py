@@ -22,7 +22,7 @@ def compile_flax_bert(layers: int, hidden: int, batch: int, seq_len: int, device
       batch, seq_len: sequences a step and their positions.
       device: of a topology.
     """
-    from transformers import BertConfig, FlaxBertForPreTraining
+    from transformers import BertConfig, FlaxBertForPreTraining  # type: ignore[attr-defined]  # of version 4
 
     from bert_jax.compiled_step import compile_or_size
 

@@ -48,6 +48,7 @@ from bert_jax.loop import Programs, train
 from bert_jax.profiling import Profile
 from bert_jax.reporting import Reporter
 from bert_jax.run_checkpoints import Checkpoints
+from bert_jax.run_directory import RunCard
 from bert_jax.sharding import make_mesh
 from bert_jax.stopping import StopSignal
 from bert_jax.train_state import abstract_state
@@ -150,7 +151,8 @@ def ours(config: Config, corpus: Corpus, steps: int, workdir: Path) -> dict[str,
     reporter = Reporter(workdir, config, [corpus], 0)
     watchdog, stop, profile = Watchdog(config.watchdog), StopSignal(), Profile(workdir / "profile")
     ledger = Ledger(Loader(config, [corpus], tokenizer).start())
-    train(programs, checkpoints, reporter, watchdog, stop, profile, abstract_state(config), state, ledger)
+    card = RunCard(workdir, config, [corpus])
+    train(programs, checkpoints, reporter, card, watchdog, stop, profile, abstract_state(config), state, ledger)
     watchdog.close()
     reporter.close()
     checkpoints.close()

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -104,8 +104,8 @@ def pytorch(corpus: Corpus, config: Config, data: list[dict[str, Any]], autocast
     collator = transformers.DataCollatorForLanguageModeling(
         tokenizer, mlm_probability=0.15, pad_to_multiple_of=multiple
     )
-    loader = torch.utils.data.DataLoader(
-        data, batch_size=config.train.global_batch_size, shuffle=True, drop_last=True, collate_fn=collator
+    loader: Any = torch.utils.data.DataLoader(
+        cast(Any, data), batch_size=config.train.global_batch_size, shuffle=True, drop_last=True, collate_fn=collator
     )
     while True:
         for batch in loader:
@@ -148,7 +148,7 @@ def measure(flags: argparse.Namespace, corpus: Corpus) -> None:
     for compiled in (False, True):
         for autocast in (False, True):
             name = f"pytorch {'bfloat16' if autocast else 'float32'}{' compiled' if compiled else ''}"
-            makers[name] = lambda c=compiled, a=autocast: pytorch(corpus, config(False, "float32"), data, a, c)
+            makers[name] = functools.partial(pytorch, corpus, config(False, "float32"), data, autocast, compiled)
     chosen = flags.only.split(",") if flags.only else list(makers)
     steps = {name: makers[name]() for name in chosen}
     for name, contender in steps.items():

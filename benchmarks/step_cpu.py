@@ -102,7 +102,7 @@ def transformers_bert(config: Config) -> tuple[transformers.BertForPreTraining, 
         num_attention_heads=config.model.num_heads,
         intermediate_size=config.model.intermediate_size,
         max_position_embeddings=config.model.max_position_embeddings,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # type: ignore[call-arg]  # of every config
     )
     model = transformers.BertForPreTraining(model_config).train()
     settings = config.optimizer

@@ -115,7 +115,8 @@ def measure(compiling: Callable[[int], Program], flags: argparse.Namespace, rate
     counts = flags.extrapolate or [wanted]
     cycles: list[float] = []
     kernels: list[float] = []
-    sizes, began = [], time.monotonic()
+    sizes: list[int] = []
+    began = time.monotonic()
     for layers in counts:
         text, size = compiling(layers)
         if text is None:
@@ -131,13 +132,13 @@ def measure(compiling: Callable[[int], Program], flags: argparse.Namespace, rate
             flags.dump.write_text(text)
         if flags.top:
             print_dearest(found, batch, flags.top)
-    size = line_at(counts, sizes, wanted) if len(counts) > 1 or counts == [wanted] else None
+    needed = line_at(counts, sizes, wanted) if len(counts) > 1 or counts == [wanted] else None
     return {
         "batch": batch,
         "compiled_layers": counts,
         "compile_seconds": round(time.monotonic() - began, 1),
-        "device_bytes": size if size is None else round(size),
-        "fits": size is None or size <= flags.memory,
+        "device_bytes": needed if needed is None else round(needed),
+        "fits": needed is None or needed <= flags.memory,
         "cycles_per_sequence": round(line_at(counts, cycles, wanted)),
         "of_which_kernels": round(line_at(counts, kernels, wanted)),
     }
