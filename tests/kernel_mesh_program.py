@@ -20,7 +20,7 @@ from bert_jax.sharding import batch_sharding, make_mesh
 from bert_jax.train_state import create_state
 from bert_jax.train_step import make_train_step
 
-SIZES = {"max_position_embeddings": 128, "dtype": "bfloat16"}
+SIZES = {"num_layers": 1, "max_position_embeddings": 128, "dtype": "bfloat16"}
 
 
 def main(output: str) -> None:

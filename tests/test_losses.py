@@ -13,8 +13,12 @@ from bert_jax.losses import mlm_loss, nsp_loss
 
 
 @settings(max_examples=examples(30))
-@given(rows=st.integers(1, 3), slots=st.integers(1, 4), classes=st.integers(2, 7), seed=st.integers(0, 10**6))
-def test_equal_a_loop(rows, slots, classes, seed):
+@given(
+    shape=st.sampled_from([(1, 1, 2), (3, 2, 7), (2, 4, 3)]),  # each is compiled
+    seed=st.integers(0, 10**6),
+)
+def test_equal_a_loop(shape, seed):
+    rows, slots, classes = shape
     draw = np.random.default_rng(seed)
     logits = draw.normal(0, 5, (rows, slots, classes)).round(0)  # rounded: ties happen
     labels = draw.integers(0, classes, (rows, slots)).astype(np.int32)

@@ -67,9 +67,9 @@ def maskable(ids, segments):
 
 @given(
     st.integers(0, 10**6),
-    st.sampled_from([5, 16, 40]),
+    st.sampled_from([5, 40]),
     st.sampled_from([0.05, 0.15, 0.5]),
-    st.sampled_from([1, 3, 8, 50]),
+    st.sampled_from([1, 8, 50]),
     st.sampled_from(["token", "whole_word", "span"]),
 )
 def test_slots_positions_and_labels_belong_together(seed, seq_len, prob, slots, masking):

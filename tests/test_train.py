@@ -69,7 +69,7 @@ def test_a_profile_holds_the_steps_asked_for_and_no_others(whole):
     assert any("train_step" in event.name for event in events)
 
 
-@pytest.mark.parametrize("step", [2, 11])
+@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.long), 11])
 def test_killed_and_gone_on_equals_uninterrupted(recipe, whole, tmp_path, step):
     process = runs.start(recipe, tmp_path / "run")
     runs.wait_for_step(process, tmp_path / "run", step)
@@ -100,7 +100,7 @@ def test_on_other_devices_memory_may_be_saved_and_the_run_stays_the_same_to_roun
             assert other[name] == pytest.approx(value, rel=5e-5, abs=5e-6), (line["step"], name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])
 def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(recipe, whole, tmp_path, number):
     process = runs.start(recipe, tmp_path / "run")
     runs.wait_for_step(process, tmp_path / "run", 6)
@@ -161,6 +161,7 @@ def test_a_truncated_newest_checkpoint_is_said_and_the_one_before_taken(recipe, 
     assert_same_run(whole, workdir)
 
 
+@pytest.mark.long  # test_hosts.py and test_run_at_url.py have several hosts in every run of the tests
 def test_two_processes_train_the_same_run_as_one(recipe, whole, tmp_path):
     """And stop together when one of them is told to, and go on."""
     with socket.socket() as free:

@@ -21,6 +21,12 @@ MESH = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
 
 @functools.cache
+def step_of(config):
+    """Compiled once for all tests of a config."""
+    return make_train_step(config, MESH, small_bert.already_masked)
+
+
+@functools.cache
 def one_step(config, empty=False):
     """(state before as NumPy, state after, metrics) of one step from random parameters."""
     batch = small_bert.packed_batch(config.model, config.train.global_batch_size)
@@ -29,7 +35,7 @@ def one_step(config, empty=False):
         batch["next_sentence_labels"][:] = -100
     params = small_bert.random_params(config.model, config.data.objective)
     state = create_state(config, MESH, params)
-    after, metrics = make_train_step(config, MESH, small_bert.already_masked)(state, batch)
+    after, metrics = step_of(config)(state, batch)
     return params, batch, jax.tree.map(np.asarray, after), {name: np.asarray(value) for name, value in metrics.items()}
 
 
@@ -133,7 +139,7 @@ def test_training_learns_a_batch_by_heart_and_is_repeatable():
         small_bert.run_config(), train=dataclasses.replace(small_bert.run_config().train, num_steps=60)
     )
     batch = small_bert.packed_batch(config.model, 8)
-    step = make_train_step(config, MESH, small_bert.already_masked)
+    step = step_of(config)
     ends = []
     for _ in range(2):
         state, losses = create_state(config, MESH), []
@@ -192,7 +198,7 @@ def test_state_is_described_without_being_made():
 def test_a_loss_or_gradient_that_is_no_number_moves_nothing_and_the_step_counts(accumulation, bad):
     config = small_bert.run_config(accumulation=accumulation)
     batch = small_bert.packed_batch(config.model, 8)
-    step = make_train_step(config, MESH, small_bert.already_masked)
+    step = step_of(config)
     state, _ = step(create_state(config, MESH, small_bert.random_params(config.model, "nsp")), batch)
     before = jax.tree.map(np.array, state)  # copies: the state is donated
     if bad == "the gradient alone":

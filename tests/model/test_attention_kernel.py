@@ -37,7 +37,7 @@ def reference(query, key, value, segment_ids, keep, head_size, rate):
 
 @settings(max_examples=examples(4))
 @given(
-    batch=st.integers(1, 5),
+    batch=st.integers(1, 2),
     length=st.sampled_from([128, 256]),
     groups=st.integers(1, 2),
     head_size=st.sampled_from([32, 64, 128]),
@@ -51,7 +51,7 @@ def test_kernel_equals_plain_jax(batch, length, groups, head_size, rate, first_h
 
 @pytest.mark.parametrize(
     ("batch", "length", "features", "head_size"),
-    [(10, 128, 128, 64), (6, 384, 128, 128), (3, 512, 256, 256), (4, 512, 128, 64), (16, 128, 128, 16)],
+    [(10, 128, 128, 64), (6, 384, 128, 128), (3, 512, 256, 256), (4, 512, 128, 64), (8, 128, 128, 16)],
 )
 def test_several_blocks_of_several_rows_and_other_heads(batch, length, features, head_size):
     """Blocks of 5, 2, 1, 2 and 8 rows: what a row drops is its own in every block."""
