@@ -101,8 +101,9 @@ def build_corpus(
         build = _Build(place, identity, tokenizer, folder, settings, found, run, encoder == "auto")
         try:
             manifest, done = build.run_part(job_part) if job_part else build.run_whole()
-            if manifest is not None and done is not None:
-                place.write_report(build.report(manifest, workers, done, time.monotonic() - started))
+            # A kill just after the corpus appeared has left it without one.
+            if manifest is not None and (done is not None or not place.has_report()):
+                place.write_report(build.report(manifest, workers, done or 0, time.monotonic() - started))
         except OSError as error:
             raise write_error(Path(error.filename or str(place.partial)), error) from None
     return manifest

@@ -20,7 +20,7 @@ from data_prep import merge as merging
 from data_prep import moves as moving
 from data_prep.corpus import Corpus
 from data_prep.errors import InputError
-from data_prep.files import create_file, is_scratch
+from data_prep.files import create_file, is_scratch, whole_file
 from data_prep.lease import Lease
 from data_prep.lock import BuildLock
 from data_prep.shard_reading import ShardReader
@@ -89,6 +89,10 @@ class Place(Protocol):
         """Makes the corpus of all units visible and returns its manifest."""
         ...
 
+    def has_report(self) -> bool:
+        """Whether OUT.report.json is there."""
+        ...
+
     def write_report(self, content: str) -> None:
         """Writes OUT.report.json."""
         ...
@@ -107,6 +111,7 @@ class FolderPlace:
         self.output = corpus_files.named(output)
         self.partial = corpus_files.partial_path(self.output)
         self.units_dir = self.partial / f"{_UNITS}-{digest}"
+        self._report = self.output.with_name(f"{self.output.name}.report.json")
 
     def alone(self) -> AbstractContextManager[Any]:
         """See Place."""
@@ -163,9 +168,14 @@ class FolderPlace:
         moving.finish(self.partial, self.output)
         return manifest
 
+    def has_report(self) -> bool:
+        """See Place."""
+        return self._report.exists()
+
     def write_report(self, content: str) -> None:
         """See Place."""
-        self.output.with_name(self.output.name + ".report.json").write_text(content)
+        with whole_file(self._report) as file:
+            file.write_text(content)
 
 
 class StorePlace:
@@ -175,6 +185,7 @@ class StorePlace:
         self.output, self.partial = output, output.partial
         self.units_dir = self.partial / f"{_UNITS}-{digest}"
         self._parent, self._name = split_url(output.url)
+        self._report = f"{self._name}.report.json"
 
     def alone(self) -> AbstractContextManager[Any]:
         """See Place."""
@@ -259,9 +270,13 @@ class StorePlace:
                 )
         self.units_dir.copy([(planned.origin, self.output, planned.name) for planned in moves])
 
+    def has_report(self) -> bool:
+        """See Place."""
+        return self._parent.read(self._report) is not None
+
     def write_report(self, content: str) -> None:
         """See Place."""
-        self._parent.write(f"{self._name}.report.json", content.encode())
+        self._parent.write(self._report, content.encode())
 
 
 class _ShardsAtHand:

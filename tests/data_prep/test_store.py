@@ -116,6 +116,21 @@ def test_the_same_bytes(tokenizer, source, whole, memory):
     assert make(source, tokenizer, f"{memory}/out", workers=2) == manifest
 
 
+@pytest.mark.parametrize("part", [None, "1/2"])
+def test_a_corpus_that_a_kill_left_without_a_report_gets_one(tmp_path, tokenizer, source, memory, part):
+    for out, read, remove in (
+        (f"{memory}/out", storage.Folder(memory).read, lambda name: storage.Folder(memory).remove([name])),
+        (str(tmp_path / "out"), lambda name: (tmp_path / name).read_bytes(), lambda name: (tmp_path / name).unlink()),
+    ):
+        manifest = make(source, tokenizer, out)
+        first = json.loads(read("out.report.json"))
+        remove("out.report.json")
+        assert make(source, tokenizer, out, part=part) == manifest
+        report = json.loads(read("out.report.json"))
+        assert report["fingerprint"] == manifest["fingerprint"] and report["units_done_in_this_run"] == 0
+        assert report.keys() == first.keys() and first["units_done_in_this_run"] == first["units"]
+
+
 def test_tokenizer_in_the_store(tokenizer, source, whole, memory):
     bucket = storage.Folder(memory)
     for name, content in tree(tokenizer).items():
