@@ -17,7 +17,7 @@ from bert_jax.sharding import batch_sharding, check_mesh, make_mesh
 from bert_jax.train_state import create_state
 from bert_jax.train_step import make_eval_step, make_train_step
 
-RUNS = ((1, 1, 1, 1), (8, 1, 1, 1), (2, 2, 2, 1), (1, 8, 1, 1), (1, 1, 8, 1), (2, 2, 2, 2))  # mesh, accumulation
+RUNS = ((1, 1, 1, 1), (8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (2, 2, 2, 2))  # mesh, accumulation
 STEPS = 3
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 REFERENCE = "1x1x1x1"
-MESHES = {"8x1x1x1": 1, "2x2x2x1": 4, "1x8x1x1": 8, "1x1x8x1": 8, "2x2x2x2": 4}  # ways the state is cut
+MESHES = {"8x1x1x1": 1, "1x8x1x1": 8, "1x1x8x1": 8, "2x2x2x2": 4}  # ways the state is cut
 
 
 @pytest.fixture(scope="module")

@@ -145,6 +145,7 @@ def test_a_finished_run_is_left_as_it_is(recipe, whole):
     assert tree(whole) == before
 
 
+@pytest.mark.long  # test_run_checkpoints.py has every kind of damage
 def test_a_truncated_newest_checkpoint_is_said_and_the_one_before_taken(recipe, whole, tmp_path):
     workdir = tmp_path / "run"
     process = runs.start(recipe, workdir)
