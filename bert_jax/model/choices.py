@@ -18,8 +18,9 @@ def chosen(config: ModelConfig, seq_len: int, platform: str, tensor: int = 1) ->
 
     Attention is the Pallas kernel on TPUs, where the products are bfloat16 and rows and heads fit it; cuDNN's on GPUs,
     where the products are bfloat16 and no probability is dropped, which it cannot do; else einsum. Layers are unrolled
-    on TPUs, where a scan's stacking of what the backward pass needs costs as much as the products, unless that is
-    computed anew (`remat`); else scanned, which compiles fast.
+    on TPUs, where a scan's stacking of what the backward pass needs costs as much as the products, and on CPUs in
+    bfloat16, where it costs a seventh of a step, unless that is computed anew (`remat`); else scanned, which compiles
+    fast.
 
     Args:
       config: the model's.
@@ -85,8 +86,10 @@ def _refusal(kernel: str, config: ModelConfig, seq_len: int, tensor: int) -> str
 def _layers(config: ModelConfig, platform: str) -> tuple[str, str]:
     if config.layers != "auto":
         return config.layers, "as the config says"
-    if platform != "tpu":
-        return "scan", "compiles fast"
     if config.remat != "none":
         return "scan", f"remat {config.remat} leaves little to be stacked"
-    return "unroll", "a scan would stack what the backward pass needs"
+    if platform == "tpu":
+        return "unroll", "a scan would stack what the backward pass needs"
+    if platform == "cpu" and config.dtype == "bfloat16":
+        return "unroll", "a scan would stack what the backward pass needs, and XLA widens that to float32 on a CPU"
+    return "scan", "compiles fast"

@@ -103,7 +103,9 @@ def compare(batch, length, features, head_size, rate, first_head, seed):
         ("tpu", "bfloat16", "none", 120, 12, ("einsum", "unroll"), "a multiple of 128 up to 512"),
         ("tpu", "bfloat16", "none", 1024, 12, ("einsum", "unroll"), "a multiple of 128 up to 512"),
         ("tpu", "bfloat16", "none", 128, 3, ("einsum", "unroll"), "heads that fill registers"),
-        ("cpu", "bfloat16", "none", 128, 12, ("einsum", "scan"), "no kernel for cpu"),
+        ("cpu", "bfloat16", "none", 128, 12, ("einsum", "unroll"), "no kernel for cpu"),
+        ("cpu", "bfloat16", "full", 128, 12, ("einsum", "scan"), "remat full"),
+        ("cpu", "float32", "none", 128, 12, ("einsum", "scan"), "compiles fast"),
         ("gpu", "bfloat16", "none", 128, 12, ("einsum", "scan"), "attention_dropout_rate is above 0"),
     ],
 )
