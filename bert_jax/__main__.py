@@ -1,5 +1,20 @@
-"""`python -m bert_jax` is `bert-jax`."""
+"""`bert-jax`, which is also `python -m bert_jax`."""
 
-from bert_jax.cli import main
+import os
+import sys
+from typing import NoReturn
 
-main()
+from bert_jax import huge_pages
+
+
+def main() -> NoReturn:
+    """Runs the command of this process's command line."""
+    if huge_pages.wanted(sys.argv[1:], os.environ):
+        huge_pages.start_again()
+    from bert_jax import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
