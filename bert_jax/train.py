@@ -21,6 +21,7 @@ from bert_jax.compile_cache import CompileCache
 from bert_jax.config import Config, with_vocabulary
 from bert_jax.config_check import check
 from bert_jax.convert.initialise import initial_params
+from bert_jax.cpu_advice import dtype_advice
 from bert_jax.data.load import Loader
 from bert_jax.endings import Ended, ending
 from bert_jax.evaluate import open_corpora
@@ -176,9 +177,11 @@ def _train(run: _Run, watchdog: Watchdog, stop: StopSignal) -> int:
             reporter.position(0, ledger.position)
             checkpoints.save(0, state, ledger, checkpoint.config_json(config), only_best=False)
         run.card.end("running", ledger)
+        platform, tensor = run.mesh.devices.flat[0].platform, run.mesh.shape["tensor"]
         for seq_len in sorted({phase.seq_len for phase in config.phases()}):
-            platform, tensor = run.mesh.devices.flat[0].platform, run.mesh.shape["tensor"]
             say(explained(config.model, seq_len, platform, tensor), leader)
+        if start == 0 and platform == "cpu" and (advice := dtype_advice(config.model)):
+            say(advice, leader)
         device = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
         say(f"training {total - start} steps on {device}; the first step compiles", leader)
         programs = Programs(config, run.mesh, run.corpora, run.tokenizer, run.cache)
