@@ -6,20 +6,22 @@ Ours is the loader of `pretrain` with packed rows, masks drawn on the device, an
 over the same corpus's pairs, tokenised beforehand, one a row, with transformers' DataCollatorForLanguageModeling (which
 masks and pads to the longest of a batch), BertForPreTraining with scaled_dot_product_attention, clipping and the fused
 AdamW; eager and compiled, in float32 and under bfloat16 autocast: it counts at its best. Both train MLM and NSP with
-dropout 0.1. What is counted is tokens that are no padding, a second. Contenders take turns of some seconds each, so
-that whatever else the machine does hits all of them; figures are medians of turns. Beside them the same by seconds of
-the processor (all threads), for machines that are busy otherwise. Needs the extra `hf`, and for the compiled ones a C++
-compiler. Without `--corpus` one of Python's docstrings is built first.
+dropout 0.1. What is counted is tokens that are no padding, a second. Contenders, each in a process of its own, take
+turns of some seconds, so that whatever else the machine does hits all of them; figures are medians of turns. Beside
+them the same by seconds of the processor (all threads), for machines that are busy otherwise. Needs the extra `hf`, and
+for the compiled ones a C++ compiler. Without `--corpus` one of Python's docstrings is built first.
 """
 
 import argparse
 import functools
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +34,7 @@ import transformers
 from loader import quickstart_corpus
 from step_cpu import transformers_bert
 
-from bert_jax import cluster
+from bert_jax import cluster, huge_pages
 from bert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bert_jax.data.load import Loader
 from bert_jax.masking import MaskSettings, make_mask_fn
@@ -43,6 +45,9 @@ from data_prep.corpus import Corpus
 from data_prep.tokenizer import load_tokenizer
 
 SIZES = {"l4h512": (4, 512), "base": (12, 768)}
+CONTENDERS = ["ours float32", "ours bfloat16", "pytorch float32", "pytorch bfloat16"]
+CONTENDERS += ["pytorch float32 compiled", "pytorch bfloat16 compiled"]
+PAIRS = 4000  # examples of PyTorch's data set
 Steps = Iterator[int]  # an update a turn; what comes is the tokens it took that are no padding
 
 
@@ -129,43 +134,78 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of a turn, at least; two steps at least")
     parser.add_argument("--only", default="", help="contenders, separated by commas; all unless given")
     parser.add_argument("--output", type=Path, help="where to write the JSON as well")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.contender:
+        take_turns(flags, Corpus.open(flags.corpus))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        measure(flags, Corpus.open(flags.corpus or quickstart_corpus(Path(folder))))
+        flags.corpus = flags.corpus or quickstart_corpus(Path(folder))
+        measure(flags, Corpus.open(flags.corpus))
+
+
+def config_of(flags: argparse.Namespace, corpus: Corpus, packing: bool, dtype: str) -> Config:
+    """The run of a contender."""
+    return recipe(corpus, flags.size, flags.seq_len, flags.rows, packing, dtype)
+
+
+def take_turns(flags: argparse.Namespace, corpus: Corpus) -> None:
+    """One contender: a turn for every line of stdin, and a line of JSON after it."""
+    who, dtype, *more = flags.contender.split()
+    if who == "ours":
+        steps = ours(corpus, config_of(flags, corpus, True, dtype))
+    else:
+        config = config_of(flags, corpus, False, "float32")
+        steps = pytorch(corpus, config, pairs(corpus, config, PAIRS), dtype == "bfloat16", more == ["compiled"])
+    for _ in range(3):  # compiles, warms up
+        next(steps)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        tokens, done, begin, used = 0, 0, time.perf_counter(), time.process_time()
+        while done < 2 or time.perf_counter() - begin < flags.seconds:
+            tokens += next(steps)
+            done += 1
+        print(json.dumps([tokens / (time.perf_counter() - begin), tokens / (time.process_time() - used)]), flush=True)
+
+
+def started(flags: argparse.Namespace, name: str) -> subprocess.Popen:
+    """A contender in a process of its own, with the setting that `bert-jax pretrain` starts itself again with."""
+    words = [sys.executable, __file__, "--contender", name, "--corpus", str(flags.corpus), "--size", flags.size]
+    words += ["--seq-len", str(flags.seq_len), "--rows", str(flags.rows), "--seconds", str(flags.seconds)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    if name.startswith("ours") and huge_pages.wanted(["pretrain"], environment):
+        environment |= huge_pages.SETTING
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def answer(contender: subprocess.Popen) -> str:
+    """The next line that a contender says."""
+    assert contender.stdout is not None
+    line = contender.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a contender ended with {contender.wait()}")
+    return line
 
 
 def measure(flags: argparse.Namespace, corpus: Corpus) -> None:
     """All contenders in turns."""
-
-    def config(packing: bool, dtype: str) -> Config:
-        return recipe(corpus, flags.size, flags.seq_len, flags.rows, packing, dtype)
-
-    data = pairs(corpus, config(False, "float32"), 4000)
-    makers: dict[str, Callable[[], Steps]] = {
-        "ours float32": lambda: ours(corpus, config(True, "float32")),
-        "ours bfloat16": lambda: ours(corpus, config(True, "bfloat16")),
-    }
-    for compiled in (False, True):
-        for autocast in (False, True):
-            name = f"pytorch {'bfloat16' if autocast else 'float32'}{' compiled' if compiled else ''}"
-            makers[name] = functools.partial(pytorch, corpus, config(False, "float32"), data, autocast, compiled)
-    chosen = flags.only.split(",") if flags.only else list(makers)
-    steps = {name: makers[name]() for name in chosen}
-    for name, contender in steps.items():
+    names = flags.only.split(",") if flags.only else CONTENDERS
+    contenders = {}
+    for name in names:
         begin = time.perf_counter()
-        for _ in range(3):  # compiles, warms up
-            next(contender)
+        contenders[name] = started(flags, name)
+        answer(contenders[name])
         print(f"{name}: ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(flags.turns):
-        for name, contender in steps.items():
-            time.sleep(0.1)  # threads of the one before stop spinning
-            tokens, done, begin, used = 0, 0, time.perf_counter(), time.process_time()
-            while done < 2 or time.perf_counter() - begin < flags.seconds:
-                tokens += next(contender)
-                done += 1
-            wall, used = time.perf_counter() - begin, time.process_time() - used
-            rates[name].append((tokens / wall, tokens / used))
+        for name, contender in contenders.items():
+            assert contender.stdin is not None
+            contender.stdin.write("\n")
+            contender.stdin.flush()
+            rates[name].append(json.loads(answer(contender)))
+    for contender in contenders.values():
+        contender.kill()
+    data = pairs(corpus, config_of(flags, corpus, False, "float32"), PAIRS)
     medians = {name: statistics.median(wall for wall, _ in values) for name, values in rates.items()}
     by_processor = {name: statistics.median(used for _, used in values) for name, values in rates.items()}
     real = sum(len(example["input_ids"]) for example in data) / (len(data) * flags.seq_len)
