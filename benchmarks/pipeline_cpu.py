@@ -70,8 +70,8 @@ def recipe(corpus: Corpus, size: str, seq_len: int, rows: int, packing: bool, dt
     )
 
 
-def ours(corpus: Corpus, config: Config) -> Steps:
-    """What `pretrain` does a step; metrics are fetched one step late, as there."""
+def ours(corpus: Corpus, config: Config, held: dict[str, Any]) -> Steps:
+    """What `pretrain` does a step; metrics are fetched one step late, as there. `held` has what is under way."""
     tokenizer, mesh = load_tokenizer(corpus.tokenizer_dir), make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     step = make_train_step(config, mesh, make_mask_fn(MaskSettings.of(config.data, config.data.seq_len, tokenizer)))
     state, sharding = create_state(config, mesh), batch_sharding(mesh)
@@ -79,6 +79,7 @@ def ours(corpus: Corpus, config: Config) -> Steps:
     to_devices = functools.partial(cluster.to_devices, sharding=sharding)
     for batch, _ in loader.batches(loader.start(), 0, np.arange, to_devices):
         state, metrics = step(state, batch)
+        held["metrics"] = metrics
         if pending is not None:
             yield int(pending["tokens"])
         pending = metrics
@@ -152,8 +153,9 @@ def config_of(flags: argparse.Namespace, corpus: Corpus, packing: bool, dtype: s
 def take_turns(flags: argparse.Namespace, corpus: Corpus) -> None:
     """One contender: a turn for every line of stdin, and a line of JSON after it."""
     who, dtype, *more = flags.contender.split()
+    held: dict[str, Any] = {}
     if who == "ours":
-        steps = ours(corpus, config_of(flags, corpus, True, dtype))
+        steps = ours(corpus, config_of(flags, corpus, True, dtype), held)
     else:
         config = config_of(flags, corpus, False, "float32")
         steps = pytorch(corpus, config, pairs(corpus, config, PAIRS), dtype == "bfloat16", more == ["compiled"])
@@ -165,7 +167,9 @@ def take_turns(flags: argparse.Namespace, corpus: Corpus) -> None:
         while done < 2 or time.perf_counter() - begin < flags.seconds:
             tokens += next(steps)
             done += 1
-        print(json.dumps([tokens / (time.perf_counter() - begin), tokens / (time.process_time() - used)]), flush=True)
+        rates = [tokens / (time.perf_counter() - begin), tokens / (time.process_time() - used)]
+        jax.block_until_ready(held)  # nothing goes on in the next one's turn
+        print(json.dumps(rates), flush=True)
 
 
 def started(flags: argparse.Namespace, name: str) -> subprocess.Popen:
