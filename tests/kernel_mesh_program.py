@@ -35,10 +35,10 @@ def main(output: str) -> None:
         ("auto", 6, (1, 1, 2)),  # three heads a device, and the kernel takes two together
     ):
         config = small_bert.run_config(
-            rows=4, attention=kind, layers="unroll", hidden_size=64 * heads, num_heads=heads, **SIZES
+            attention=kind, layers="unroll", hidden_size=64 * heads, num_heads=heads, **SIZES
         )
         mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
-        batch = jax.device_put(small_bert.packed_batch(config.model, 4, length=128), batch_sharding(mesh))
+        batch = jax.device_put(small_bert.packed_batch(config.model, 8, length=128), batch_sharding(mesh))
         step = make_train_step(config, mesh, small_bert.already_masked)
         state, metrics = step(create_state(config, mesh), batch)
         moments = optax.tree.get(state.opt_state, "mu")["layers"]["attention"]
