@@ -40,7 +40,7 @@ $(VENV)-beam/.installed: pyproject.toml constraints/beam-python$(VERSION).txt
 
 # Every line below that starts with bert-jax is a command that you can repeat by hand.
 quickstart: install
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory $(Q)/all
+	@PATH="$(abspath $(BIN)):$$PATH" $(MAKE) --no-print-directory $(Q)/all
 	@echo
 	@echo "Your BERT, as Hugging Face's transformers loads it: $(Q)/hf"
 	@echo "Its page: $(Q)/report.html"
