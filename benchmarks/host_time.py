@@ -80,8 +80,8 @@ class Clock:
         return {"loop_work": round(float(work), 3), "outside_the_device": round(float(clock) - 1e3 * device, 3)}
 
 
-class PausingPrograms(Programs):
-    """The programs of a run of one phase with a step that only pauses, and nothing to evaluate."""
+class CountingPrograms(Programs):
+    """The programs of a run of one phase with a step that only counts, and nothing to evaluate."""
 
     def __init__(self, step: Any, *args: Any) -> None:
         super().__init__(*args)
@@ -156,7 +156,7 @@ def ours(config: Config, corpus: Corpus, steps: int, workdir: Path) -> dict[str,
         return compiled(state, batch)
 
     mesh, tokenizer = make_mesh(config.mesh, jax.devices()[:1]), load_tokenizer(corpus.tokenizer_dir)
-    programs = PausingPrograms(dispatch, config, mesh, [corpus], tokenizer, CompileCache(workdir / "compile_cache"))
+    programs = CountingPrograms(dispatch, config, mesh, [corpus], tokenizer, CompileCache(workdir / "compile_cache"))
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
     reporter = Reporter(workdir, config, [corpus], 0)
     watchdog, stop, profile = Watchdog(config.watchdog), StopSignal(), Profile(workdir / "profile")
