@@ -11,13 +11,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import jax
 import numpy as np
 import small_bert
+from property_tests import LONG
 
 from bert_jax.config import MeshConfig
 from bert_jax.sharding import batch_sharding, check_mesh, make_mesh
 from bert_jax.train_state import create_state
 from bert_jax.train_step import make_eval_step, make_train_step
 
-RUNS = ((1, 1, 1, 1), (8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (2, 2, 2, 2))  # mesh, accumulation
+RUNS = [(1, 1, 1, 1), (8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (2, 2, 2, 2)]  # mesh, accumulation
+if LONG:
+    RUNS.append((2, 2, 2, 1))
 STEPS = 3
 
 

@@ -5,9 +5,12 @@ import json
 import eight_devices
 import numpy as np
 import pytest
+from property_tests import LONG
 
 REFERENCE = "1x1x1x1"
 MESHES = {"8x1x1x1": 1, "1x8x1x1": 8, "1x1x8x1": 8, "2x2x2x2": 4}  # ways the state is cut
+if LONG:
+    MESHES["2x2x2x1"] = 4
 
 
 @pytest.fixture(scope="module")
