@@ -54,21 +54,32 @@ def test_in_a_store(tmp_path, tokenizer, source):
     assert not folder.partial.sizes()
 
 
-def test_a_mistake_in_the_input_is_told_and_mended(tmp_path, tokenizer, source):
+def test_a_mistake_in_the_input_is_told(tmp_path, tokenizer, source):
     lines = (tmp_path / "in.jsonl").read_text().splitlines()
     broken = [*lines[:77], lines[77][:-9] + " " * 9, *lines[78:]]
     (tmp_path / "in.jsonl").write_text("\n".join(broken) + "\n")
     with pytest.raises(InputError, match=r"in\.jsonl:78"):
         build_corpus([source], tokenizer, tmp_path / "beam", engine="beam", engine_options=THREADS)
     assert not (tmp_path / "beam").exists()
-    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
-    # Only what is missing is done, by another engine even.
-    made = []
+
+
+def test_another_engine_does_what_a_pipeline_left(tmp_path, tokenizer, source):
+    real, made = shards.build_unit, []
+
+    def build_others(number, *rest):
+        if number == 3:
+            raise InputError("no space left")
+        real(number, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="no space left"):
+        patch.setattr(shards, "build_unit", build_others)
+        build_corpus([source], tokenizer, tmp_path / "beam", engine="beam", engine_options=THREADS)
+    assert not (tmp_path / "beam").exists()
     with pytest.MonkeyPatch.context() as patch:
-        real = shards.build_unit
         patch.setattr(shards, "build_unit", lambda number, *rest: (made.append(number), real(number, *rest)))
         manifest = build_corpus([source], tokenizer, tmp_path / "beam", workers=1)
-    assert 1 <= len(made) < len(manifest["splits"]["train"]["shards"])
+    assert made == [3]
+    assert len(manifest["splits"]["train"]["shards"]) > 5
     build_corpus([source], tokenizer, tmp_path / "local", workers=1)
     assert tree(tmp_path / "beam") == tree(tmp_path / "local")
 
