@@ -12,7 +12,7 @@ import jax
 
 from bert_jax.checkpoint import os_error_numbers, saved_steps
 from bert_jax.run_checkpoints import DiskFull, NotSaved
-from bert_jax.run_store import StoreRefused
+from bert_jax.run_store import NotFetched, StoreRefused
 from bert_jax.supervisor import STOPPED
 from data_prep.errors import InputError
 
@@ -69,6 +69,8 @@ def ending(error: Exception, workdir: Path, name: str) -> Ending:
     if isinstance(error, StoreRefused):
         kept = f"this machine keeps what is missing there (newest checkpoint: {'none' if newest is None else newest})"
         return Ending(STOPPED, f"error: {error}; {kept}: run the same command again here", "store refused")
+    if isinstance(error, NotFetched):
+        return Ending(STOPPED, f"error: {error}; run the same command again on all hosts", "store refused")
     if isinstance(error, NotSaved):
         again = "which another run may have written; see that none runs, and run the same command again"
         return Ending(STOPPED, f"error: {error}, {again}", "not saved")

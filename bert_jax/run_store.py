@@ -40,6 +40,10 @@ class StoreRefused(Exception):
     """The store did not take what was to be uploaded, also when asked again; it is still in the mirror."""
 
 
+class NotFetched(Exception):
+    """The store did not give a checkpoint that it has, also when asked again."""
+
+
 class _Damaged(InputError):
     """An object is not what was written."""
 
@@ -123,12 +127,15 @@ class RunStore:
         """Makes sure that the mirror has this checkpoint, which the leader has uploaded.
 
         Raises:
-          InputError: it does not arrive as it was written.
+          NotFetched: it does not arrive, or not as it was written.
         """
-        with self._locked():
-            found = self._fetch_newest(step, self._folder.sizes(), leader=False)
-        if not found:
-            raise InputError(f"{self}/checkpoints/{step} is damaged; run the same command again")
+
+        def fetch() -> None:
+            with self._locked():
+                if not self._fetch_newest(step, self._folder.sizes(), leader=False):
+                    raise InputError(f"{self}/checkpoints/{step} is damaged")
+
+        _patiently(fetch, NotFetched)
 
     def begin(self) -> None:
         """Called by the leader when the mirror is prepared: the store knows the run from now on.
@@ -307,11 +314,11 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _patiently(work: Callable[[], None]) -> None:
+def _patiently(work: Callable[[], None], failure: type[Exception] = StoreRefused) -> None:
     for pause in (*_PAUSES, None):
         try:
             return work()
         except InputError as error:
             if pause is None:
-                raise StoreRefused(str(error)) from None
+                raise failure(str(error)) from None
             time.sleep(pause)

@@ -6,7 +6,7 @@ import pytest
 
 from bert_jax.endings import Ended, Ending, ending
 from bert_jax.run_checkpoints import DiskFull, NotSaved
-from bert_jax.run_store import StoreRefused
+from bert_jax.run_store import NotFetched, StoreRefused
 from data_prep.errors import InputError
 
 
@@ -50,6 +50,7 @@ def run(tmp_path):
             "error: b refuses; this machine keeps what is missing there (newest",
             "store refused",
         ),
+        (NotFetched("b refuses"), 75, "error: b refuses; run the same command again on all hosts", "store refused"),
         (Ended(Ending(75, "error: a host's", "disk full")), 75, "error: a host's", "disk full"),
         (FileNotFoundError(errno.ENOENT, "of ours", "x"), 1, "FileNotFoundError: ", ""),
         (ValueError("barrier"), 1, "ValueError: barrier", ""),  # one host has no others

@@ -10,7 +10,7 @@ import pytest
 
 from bert_jax import checkpoint, checksums
 from bert_jax.run_copy import local_run
-from bert_jax.run_store import RunStore, StoreRefused, stored_steps
+from bert_jax.run_store import NotFetched, RunStore, StoreRefused, stored_steps
 from data_prep.errors import InputError
 from data_prep.storage import Folder
 
@@ -235,6 +235,36 @@ def test_a_refusal_is_waited_out_and_then_told(store, monkeypatch):
     with pytest.raises(StoreRefused, match="the store refused"):
         one.upload(5, ALL)
     assert stored_steps(list(objects())) == [0] and checkpoint.saved_steps(one.mirror) == [0, 5]
+
+
+def test_a_checkpoint_that_a_host_does_not_get_is_asked_for_again_and_then_told(store, monkeypatch):
+    monkeypatch.setattr("bert_jax.run_store._PAUSES", (0.0, 0.0))
+    one = store("one")
+    begin(one)
+    save(one, 5)
+    one.upload(5, ALL)
+    two, real, calls = store("two"), Folder.download, []
+
+    def fails_twice(self, files, *verify):
+        calls.append(files)
+        if len(calls) <= 2:
+            raise InputError("the store refused")
+        return real(self, files, *verify)
+
+    monkeypatch.setattr(Folder, "download", fails_twice)
+    two.fetch_checkpoint(5)
+    assert checkpoint.saved_steps(two.mirror) == [5] and len(calls) == 3
+
+    def fails(self, files, *verify):
+        raise InputError("the store refused")
+
+    monkeypatch.setattr(Folder, "download", fails)
+    with pytest.raises(NotFetched, match="the store refused"):
+        store("three").fetch_checkpoint(5)
+    monkeypatch.setattr(Folder, "download", real)
+    Folder("memory://bucket/run/checkpoints/5").write("params/a", b"other")
+    with pytest.raises(NotFetched, match="checkpoints/5 is damaged"):
+        store("four").fetch_checkpoint(5)
 
 
 @pytest.mark.parametrize(
