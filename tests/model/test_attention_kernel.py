@@ -91,14 +91,17 @@ def compare(batch, length, features, head_size, rate, first_head, seed):
     got, back = jax.vjp(by_kernel, *exact[:3], *biases)
     want, exact_back = jax.vjp(plain, *exact[:3], *biases)
     assert got.dtype == jnp.bfloat16
-    of_value_bias = np.linalg.norm(exact_back(exact[3])[5])
     names = ("context", "query", "key", "value", "query bias", "key bias", "value bias")
-    for name, a, b in zip(names, (got, *back(arrays[3])), (want, *exact_back(exact[3])), strict=True):
-        # One rounding of bfloat16 is 0.002 of the norm; one wrongly dropped weight of a row is far more. (The key
-        # bias's gradient is zero but for rounding.)
-        difference = np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64))
-        scale = of_value_bias if name == "key bias" else np.linalg.norm(np.asarray(b, np.float64))
-        assert difference < 0.006 * scale, name
+    expected = {name: np.asarray(b, np.float64) for name, b in zip(names, (want, *exact_back(exact[3])), strict=True)}
+    scales = {name: np.linalg.norm(b) for name, b in expected.items()}
+    # The gradient of the queries' bias sums theirs over the positions: mostly it is as long as they are together, now
+    # and then shorter, and then its roundings, which vary by some per cent themselves, are as long as ever.
+    scales["query bias"] = max(scales["query bias"], 1.3 * scales["query"])
+    scales["key bias"] = scales["value bias"]  # its own is zero but for rounding
+    for name, a in zip(names, (got, *back(arrays[3])), strict=True):
+        # One rounding of bfloat16 is 0.002 of the norm; one wrongly dropped weight of a row is far more.
+        difference = np.linalg.norm(np.asarray(a, np.float64) - expected[name])
+        assert difference < 0.006 * scales[name], name
 
 
 @pytest.mark.parametrize(
