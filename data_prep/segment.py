@@ -1,5 +1,6 @@
 """Documents to sentences."""
 
+import itertools
 import re
 from importlib import metadata
 
@@ -13,6 +14,9 @@ LONGEST = 16384
 # Determines the content of a corpus: part of its manifest.
 SEGMENTER = f"sentencex {metadata.version('sentencex')}, joins 1, at most {LONGEST} characters"
 _LINES = re.compile(r"\n*[^\n]*\n*")
+# sentencex 1.0.32 panics where white space of several bytes stands between a single capital letter and a period.
+_WIDE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000](?=\\.)")
+_INITIAL = re.compile(rf"(?<![^\s./])[A-Z]\s*{_WIDE_SPACE.pattern}")
 
 
 def sentences(text: str, language: str = "en", normalize: str = "nfc") -> list[str]:
@@ -36,12 +40,21 @@ def split(text: str, language: str = "en", normalize: str = "nfc") -> tuple[list
         return _limited([line for line in _LINES.findall(text) if line], keep=True)
     found: list[str] = []
     for paragraph in text.split("\n"):
-        pieces = sentencex.segment(language, paragraph)
+        pieces = _pieces(paragraph, language)
         for sentence in joined(pieces, language) if len(pieces) > 1 else pieces:
             sentence = sentence.strip()
             if sentence:
                 found.append(sentence)
     return _limited(found, keep=False)
+
+
+def _pieces(paragraph: str, language: str) -> list[str]:
+    """What sentencex cuts a paragraph into; joined they are the paragraph."""
+    if paragraph.isascii() or not _WIDE_SPACE.search(paragraph):
+        return sentencex.segment(language, paragraph)
+    with_spaces = _INITIAL.sub(lambda found: found[0][:-1] + " ", paragraph)
+    ends = [0, *itertools.accumulate(map(len, sentencex.segment(language, with_spaces)))]
+    return [paragraph[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def _limited(found: list[str], keep: bool) -> tuple[list[str], int]:

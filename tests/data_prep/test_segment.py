@@ -1,5 +1,6 @@
 """Sentence borders in four languages, and that nothing but white space is lost."""
 
+import re
 from importlib import metadata
 
 import pytest
@@ -57,6 +58,18 @@ def test_lossless(text, language):
     found = sentences(text, language)
     assert all(sentence == sentence.strip() and sentence and "\n" not in sentence for sentence in found)
     assert "".join("".join(found).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("space", ["\xa0", "\u3000", " \u2028", "\x85\xa0", "\u202f"])
+@pytest.mark.parametrize("language", ["en", "de", "zh", "it", "xx"])
+def test_an_initial_with_a_wide_space_before_its_period(space, language):
+    """sentencex alone ends with a panic there. Cut is where it cuts with plain spaces, and the space stays."""
+    text = "Es kam A{}. Er ging. Nr. B{}.C kam. Sie ging, d\xa0. h. bald."
+    expected = sentences(text.format(" " * len(space), " " * len(space)), language)
+    assert len(expected) > 1
+    found = sentences(text.format(space, space), language)
+    assert [re.sub(r"\s", " ", sentence) for sentence in found] == [re.sub(r"\s", " ", each) for each in expected]
+    assert f"A{space}." in found[0]
 
 
 @pytest.mark.parametrize(
