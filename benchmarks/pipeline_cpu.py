@@ -34,7 +34,7 @@ import transformers
 from loader import quickstart_corpus
 from step_cpu import transformers_bert
 
-from bert_jax import cluster, huge_pages
+from bert_jax import cluster, cpu_settings
 from bert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bert_jax.data.load import Loader
 from bert_jax.masking import MaskSettings, make_mask_fn
@@ -173,12 +173,12 @@ def take_turns(flags: argparse.Namespace, corpus: Corpus) -> None:
 
 
 def started(flags: argparse.Namespace, name: str) -> subprocess.Popen:
-    """A contender in a process of its own, with the setting that `bert-jax pretrain` starts itself again with."""
+    """A contender in a process of its own, with what `bert-jax pretrain` sets for itself."""
     words = [sys.executable, __file__, "--contender", name, "--corpus", str(flags.corpus), "--size", flags.size]
     words += ["--seq-len", str(flags.seq_len), "--rows", str(flags.rows), "--seconds", str(flags.seconds)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    if name.startswith("ours") and huge_pages.wanted(["pretrain"], environment):
-        environment |= huge_pages.SETTING
+    if name.startswith("ours"):
+        environment |= cpu_settings.wanted(["pretrain"], environment)
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 

@@ -12,6 +12,7 @@ the medians. Needs torch and transformers (the extra `hf`).
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 import transformers
 
+from bert_jax import cpu_settings
 from bert_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bert_jax.sharding import make_mesh
 from bert_jax.train_state import create_state
@@ -200,6 +202,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    cpu_settings.take(cpu_settings.wanted(["pretrain"], {**os.environ, "JAX_PLATFORMS": "cpu"}))
     jax.config.update("jax_platforms", "cpu")
     jnp.zeros(()).block_until_ready()
     main()

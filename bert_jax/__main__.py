@@ -4,13 +4,12 @@ import os
 import sys
 from typing import NoReturn
 
-from bert_jax import huge_pages
+from bert_jax import cpu_settings
 
 
 def main() -> NoReturn:
     """Runs the command of this process's command line."""
-    if huge_pages.wanted(sys.argv[1:], os.environ):
-        huge_pages.start_again()
+    cpu_settings.take(cpu_settings.wanted(sys.argv[1:], os.environ))
     from bert_jax import cli
 
     cli.main()

@@ -4,4 +4,7 @@ import os
 
 from compiling import QUICK
 
-os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace(QUICK, "").strip()  # a blank would name a file
+from bert_jax import cpu_settings
+
+flags = os.environ["XLA_FLAGS"].replace(QUICK, "").strip()  # a blank would name a file
+os.environ["XLA_FLAGS"] = cpu_settings.wanted(["pretrain"], os.environ | {"XLA_FLAGS": flags}).get("XLA_FLAGS", flags)
