@@ -17,6 +17,9 @@ from data_prep.staging import Stage
 
 # Readers of older corpora, whose index does not say where records lie, cost a file descriptor each.
 _OPEN_SHARDS = 256
+# NumPy reads a file's header with Python's parser, which in Python 3.11 fails now and then when two threads are in it
+# (SystemError: AST constructor recursion depth mismatch).
+_PARSING = threading.Lock()
 # One call for many records is faster a record, but costs time in proportion to the file.
 _BATCHED_READ = 64
 
@@ -215,8 +218,9 @@ class _Cache(Generic[T]):
 
 def _load_array(file: Path, size: int) -> np.ndarray:
     try:
-        # An empty file section cannot be mapped.
-        array = np.load(file, mmap_mode="r" if size else None)
+        with _PARSING:
+            # An empty file section cannot be mapped.
+            array = np.load(file, mmap_mode="r" if size else None)
     except (OSError, ValueError, EOFError):
         raise InputError(f"{file} is missing or damaged; build the corpus again") from None
     if array.shape != (size,) or array.dtype != np.int64:
