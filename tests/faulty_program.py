@@ -205,6 +205,9 @@ def install(fault):
 
 
 if __name__ == "__main__":
+    from bert_jax import cpu_settings
+
+    cpu_settings.take(cpu_settings.wanted(sys.argv[1:], os.environ))  # as `bert-jax` does: programs are the same then
     from bert_jax import cli, supervisor
 
     supervisor._COMMAND = [sys.executable, __file__]

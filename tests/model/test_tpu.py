@@ -23,12 +23,12 @@ BOTH = ["attention_backward", "attention_forward"]
 
 
 def kernels(exported: jax.export.Exported) -> list[str]:
-    """The kernels in a lowered program, by name; one for all calls that are the same."""
+    """The kernels in a lowered program, by name; of calls that are the same some versions of jax lower only one."""
     assert exported.platforms == ("tpu",)
     text = exported.mlir_module()
     names = re.findall(r'kernel_name = "(\w+)"', text)
     assert len(names) == text.count("@tpu_custom_call(")
-    return sorted(names)
+    return sorted(set(names))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
