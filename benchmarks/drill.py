@@ -42,8 +42,7 @@ from small_corpora import tree
 import bert_jax.train  # imported once: every run is a fork of this process  # noqa: F401
 from bert_jax import checkpoint, cli, cpu_settings
 
-os.environ["XLA_FLAGS"] = QUICK
-os.environ |= cpu_settings.wanted(["pretrain"], {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": ""})
+os.environ["XLA_FLAGS"] = cpu_settings.with_fusion(QUICK)
 STEPS = {"num_steps=16": "num_steps=60", "num_steps=8": "num_steps=30"}  # more to be killed in
 KILLS_A_RUN = 5
 

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 _XLA_OPTIONS = "--xla_backend_extra_options"  # of which an XLA that does not know one says nothing
 _FUSION = f"{_XLA_OPTIONS}=xla_cpu_use_multi_output_fusion=true"
@@ -33,11 +32,16 @@ def wanted(words: Sequence[str], environment: Mapping[str, str], enabled: Path =
         return {}
     variables = {}
     flags = environment.get("XLA_FLAGS", "")
-    if _XLA_OPTIONS not in flags:
-        variables["XLA_FLAGS"] = f"{flags} {_FUSION}".strip()
+    if with_fusion(flags) != flags:
+        variables["XLA_FLAGS"] = with_fusion(flags)
     if not _HUGE_PAGES.keys() & environment.keys() and _on_advice(enabled):
         variables |= _HUGE_PAGES
     return variables
+
+
+def with_fusion(flags: str) -> str:
+    """XLA_FLAGS with multi-output fusion, or as they are where they name an option of its kind."""
+    return flags if _XLA_OPTIONS in flags else f"{flags} {_FUSION}".strip()
 
 
 def _on_cpus(environment: Mapping[str, str]) -> bool:
@@ -61,9 +65,4 @@ def take(variables: Mapping[str, str]) -> None:
     in its place, has from its beginning."""
     os.environ.update(variables)
     if _HUGE_PAGES.keys() & variables.keys():
-        start_again()
-
-
-def start_again() -> NoReturn:
-    """Replaces this process by the same command."""
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

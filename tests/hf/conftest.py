@@ -6,5 +6,5 @@ from compiling import QUICK
 
 from bert_jax import cpu_settings
 
-flags = os.environ["XLA_FLAGS"].replace(QUICK, "").strip()  # a blank would name a file
-os.environ["XLA_FLAGS"] = cpu_settings.wanted(["pretrain"], os.environ | {"XLA_FLAGS": flags}).get("XLA_FLAGS", flags)
+# Without QUICK what is left may be blank, and a blank alone would name a file.
+os.environ["XLA_FLAGS"] = cpu_settings.with_fusion(os.environ["XLA_FLAGS"].replace(QUICK, "").strip())
